@@ -1,0 +1,265 @@
+"""Every failure has a code, one sentence and a family; the family says what happens next.
+
+A caller never matches on text: the class is the fact, its attributes are the evidence.
+"""
+
+from enum import StrEnum
+
+
+class Family(StrEnum):
+    """What the one who catches it does next."""
+
+    RETRY = "retry"  # the other side is away; the same call may succeed later
+    DEAD_LETTER = "dead_letter"  # this record is bad, its neighbours are not
+    REFUSE = "refuse"  # the request is wrong; asking again changes nothing
+    STOP = "stop"  # going on would break a promise; a person or a restart decides
+
+
+class VigilError(Exception):
+    """Base of every error of ours; `str(error)` is the sentence a user reads.
+
+    `code` is stable and upper case, `status` the HTTP status, `exit_code` the command line's.
+    """
+
+    code: str = "INTERNAL"
+    family: Family = Family.STOP
+    status: int = 500
+    exit_code: int = 1
+    remedy: str = ""
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy or self.remedy
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class BadRecord(VigilError):
+    """One payment is not acceptable. `code` is a code of feature_repo.parser; never echoes the payload."""
+
+    family = Family.DEAD_LETTER
+
+    def __init__(self, code: str, detail: str, *, status: int = 422, field: str = "") -> None:
+        super().__init__(detail)
+        self.code = code
+        self.status = status
+        self.field = field
+
+
+class DependencyDown(VigilError):
+    """A server we need does not answer, refuses us, or is the wrong version."""
+
+    code = "DEPENDENCY_DOWN"
+    family = Family.RETRY
+    status = 503
+    exit_code = 4
+
+    def __init__(self, dependency: str, address: str, cause: str, *, remedy: str = "") -> None:
+        super().__init__(f"{dependency} at {address}: {cause}", remedy=remedy)
+        self.dependency = dependency
+        self.address = address
+        self.cause = cause
+
+
+class StoreUnavailable(DependencyDown):
+    code = "STORE_UNAVAILABLE"
+
+
+class BadConfiguration(VigilError):
+    """A file, flag or setting cannot be used."""
+
+    code = "BAD_CONFIGURATION"
+    family = Family.REFUSE
+    status = 422
+    exit_code = 2
+
+
+class AlreadyRunning(VigilError):
+    code = "ALREADY_RUNNING"
+    family = Family.REFUSE
+    status = 409
+    exit_code = 5
+
+    def __init__(self, what: str, pid: int) -> None:
+        super().__init__(f"{what} is already running (pid {pid})")
+        self.pid = pid
+
+
+class PromotionRefused(VigilError):
+    """The version may not become champion; `failures` names each failing check with its evidence."""
+
+    code = "PROMOTION_REFUSED"
+    family = Family.REFUSE
+    status = 409
+    exit_code = 6
+
+    def __init__(self, version: str, failures: list[str]) -> None:
+        super().__init__(f"version {version} refused: {'; '.join(failures)}")
+        self.version = version
+        self.failures = failures
+
+
+class DataInvalid(VigilError):
+    """A data set failed validation; `failures` names each expectation."""
+
+    code = "DATA_INVALID"
+    family = Family.REFUSE
+    status = 422
+    exit_code = 3
+
+    def __init__(self, name: str, failures: list[str]) -> None:
+        super().__init__(f"data set {name} is not fit for training: {'; '.join(failures)}")
+        self.failures = failures
+
+
+# ---- model and features -------------------------------------------------------------------------
+
+
+class FeatureSetMismatch(VigilError):
+    """The columns offered are not the columns the model was trained on."""
+
+    code = "FEATURE_SET_MISMATCH"
+    family = Family.REFUSE
+    status = 422
+
+    def __init__(self, expected: str, offered: str) -> None:
+        super().__init__(f"the model consumes {expected}, offered was {offered}")
+        self.expected = expected
+        self.offered = offered
+
+
+class FeatureInvalid(VigilError):
+    """A feature value is NaN or infinite. `row` counts from 0 in the request."""
+
+    code = "FEATURE_INVALID"
+    family = Family.REFUSE
+    status = 422
+
+    def __init__(self, row: int, column: str) -> None:
+        super().__init__(f"row {row}, column {column} is not a finite number")
+        self.row = row
+        self.column = column
+
+
+class BatchTooLarge(VigilError):
+    code = "BATCH_TOO_LARGE"
+    family = Family.REFUSE
+    status = 413
+
+    def __init__(self, rows: int, limit: int) -> None:
+        super().__init__(f"{rows} rows in one request, the limit is {limit}")
+
+
+class ModelVersionMismatch(VigilError):
+    """The pinned version is not loaded here; `loaded` lists what is."""
+
+    code = "MODEL_VERSION_MISMATCH"
+    family = Family.RETRY
+    status = 409
+
+    def __init__(self, asked: str, loaded: list[str]) -> None:
+        super().__init__(f"version {asked} is not loaded, loaded are {', '.join(loaded) or 'none'}")
+        self.asked = asked
+        self.loaded = loaded
+
+
+class ModelLoading(VigilError):
+    code = "MODEL_LOADING"
+    family = Family.RETRY
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("no model is loaded yet; the alias 'champion' may not be set")
+
+
+class ModelOutputInvalid(VigilError):
+    code = "MODEL_OUTPUT_INVALID"
+    status = 500
+
+    def __init__(self, version: str, what: str) -> None:
+        super().__init__(f"version {version} gave {what}")
+
+
+class ArtifactCorrupt(VigilError):
+    """A model artefact failed an integrity check: hash, manifest, shape, golden rows or finite output."""
+
+    code = "ARTIFACT_CORRUPT"
+    family = Family.REFUSE
+    status = 422
+
+    def __init__(self, artifact: str, what: str) -> None:
+        super().__init__(f"{artifact}: {what}")
+
+
+# ---- the stream's order ---------------------------------------------------------------------------
+
+
+class LedgerMoved(VigilError):
+    """Another job committed this partition's range; this job stops and changes nothing."""
+
+    code = "LEDGER_MOVED"
+    exit_code = 7
+
+    def __init__(self, topic: str, partition: int) -> None:
+        super().__init__(f"{topic}-{partition}: another attempt moved the ledger")
+
+
+class Fenced(VigilError):
+    """Another attempt holds this partition's fence in Redis; nothing was written."""
+
+    code = "FENCED"
+    exit_code = 7
+
+    def __init__(self, partition: int) -> None:
+        super().__init__(f"partition {partition}: another attempt holds the fence; nothing was written")
+
+
+class StateLost(VigilError):
+    """PostgreSQL has decisions but Redis has no state for them: scoring would start from empty history."""
+
+    code = "STATE_LOST"
+    exit_code = 8
+    remedy = "vigil state rebuild"
+
+    def __init__(self, partition: int, committed_until: int) -> None:
+        super().__init__(
+            f"partition {partition}: decided up to offset {committed_until}, but Redis holds no user state"
+        )
+
+
+class StateAhead(VigilError):
+    """Redis has folded payments PostgreSQL does not know: PostgreSQL came back from an older backup."""
+
+    code = "STATE_AHEAD"
+    exit_code = 8
+    remedy = "vigil state rebuild"
+
+    def __init__(self, partition: int, folded_until: int, committed_until: int) -> None:
+        super().__init__(
+            f"partition {partition}: user state has folded up to {folded_until}, "
+            f"the ledger only up to {committed_until}"
+        )
+
+
+class StateCorrupt(VigilError):
+    """A user state record has a wrong magic, version, owner or checksum."""
+
+    code = "STATE_CORRUPT"
+    exit_code = 8
+    remedy = "vigil state rebuild"
+
+
+class SchemaBreak(VigilError):
+    """More than 20 % and over 50 bad records in one range: a producer changed its format."""
+
+    code = "SCHEMA_BREAK"
+    exit_code = 9
+
+    def __init__(self, partition: int, first: int, last: int, bad: int, total: int, code: str) -> None:
+        super().__init__(
+            f"partition {partition}, offsets {first} to {last}: {bad} of {total} records are bad, "
+            f"most often {code}; nothing was committed",
+            remedy=f"vigil stream --accept-dead-letters {partition}:{first}-{last}",
+        )

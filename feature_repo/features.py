@@ -1,0 +1,103 @@
+"""The feature catalogue: every feature once, with its window, meaning and reason code.
+
+The order of `CATALOGUE` is the order of the kernel's output columns; a model selects columns by name.
+New features are appended, never inserted. `version` of a feature moves whenever its meaning does, so
+`feature_set_id` tells whether a model can be served by the kernel that runs.
+
+Windows end at `now` = the later of the payment's event time and the newest the user's state has seen,
+and hold only payments that arrived before it. Three kinds:
+  ring   the user's last 32 payments by arrival; with more than 32 in the window, exactly those 32
+  hours  whole hourly tiles: the tile of `now` and the 23 before it
+  days   whole daily tiles (UTC): the tile of `now` and the 6 or 29 before it
+"""
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+RING_SIZE = 32
+SHRINK_K = 5.0  # payments' worth of belief in "ordinary", for users with little history (MODELS.md: 5 to 10)
+MIN_HISTORY_FOR_REASONS = 5  # below this many payments no reason compares a user with himself
+
+
+class Reason(StrEnum):
+    """Closed set of reasons an analyst can meet."""
+
+    UNUSUAL_AMOUNT = "unusual_amount_for_user"
+    BURST = "burst_of_activity"
+    UNUSUAL_HOUR = "unusual_hour_for_user"
+    NEW_MERCHANT = "new_merchant_for_user"
+    NEW_LOCATION = "new_location_for_user"
+    IMPOSSIBLE_TRAVEL = "impossible_travel"
+    RISKY_MERCHANT = "risky_merchant"
+    CARD_TESTING = "card_testing_pattern"
+    NEW_PAYMENT_METHOD = "new_payment_method"
+    SPARSE_USER = "new_or_sparse_user"
+
+
+REASONS: tuple[Reason, ...] = tuple(Reason)  # a reason's position here is its code on the wire
+
+# Reasons that compare a user with their own past: meaningless under MIN_HISTORY_FOR_REASONS payments.
+USER_RELATIVE = frozenset(
+    {
+        Reason.UNUSUAL_AMOUNT,
+        Reason.BURST,
+        Reason.UNUSUAL_HOUR,
+        Reason.NEW_MERCHANT,
+        Reason.NEW_LOCATION,
+        Reason.NEW_PAYMENT_METHOD,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column. All are float32; `window` is a ring, hours or days window, or '-' for the whole past."""
+
+    name: str
+    window: str
+    meaning: str
+    reason: Reason
+    version: int = 1
+
+
+CATALOGUE: tuple[Feature, ...] = (
+    Feature("amount_log", "-", "log(1 + amount)", Reason.UNUSUAL_AMOUNT),
+    Feature("amount_ratio_7d", "7 days", "log(amount / mean amount), times n/(n+k), n payments", Reason.UNUSUAL_AMOUNT),
+    Feature("amount_ratio_30d", "30 days", "log(amount / mean amount), times n/(n+k)", Reason.UNUSUAL_AMOUNT),
+    Feature("amount_z", "-", "(log amount - mean) / deviation of all the user's, shrunk", Reason.UNUSUAL_AMOUNT),
+    Feature("amount_to_max", "ring", "log(amount / largest of the ring), 0 with no history", Reason.UNUSUAL_AMOUNT),
+    Feature("count_10m", "ring 10 min", "log(1 + payments)", Reason.BURST),
+    Feature("count_1h", "ring 1 h", "log(1 + payments)", Reason.BURST),
+    Feature("count_24h", "24 hours", "log(1 + payments)", Reason.BURST),
+    Feature("rate_24h", "24 hours / 30 days", "log of (1 + payments) over (1 + daily mean)", Reason.BURST),
+    Feature("spend_24h", "24 hours / 30 days", "log of (1 + sum) over (1 + daily mean sum)", Reason.BURST),
+    Feature("since_last", "-", "log(1 + seconds since the user's newest payment), 0 when late", Reason.BURST),
+    Feature("hour_distance", "-", "1 - closeness to the user's usual hours, 0 to 2, shrunk", Reason.UNUSUAL_HOUR),
+    Feature("new_merchant", "-", "n/(n+k) where the merchant is new to the user", Reason.NEW_MERCHANT),
+    Feature("merchants_24h", "ring 24 h", "log(1 + distinct merchants)", Reason.NEW_MERCHANT),
+    Feature("new_location", "-", "n/(n+k) where the location is new to the user", Reason.NEW_LOCATION),
+    Feature("locations_24h", "ring 24 h", "log(1 + distinct locations)", Reason.NEW_LOCATION),
+    Feature("travel_speed", "-", "log(1 + km/h from the last coordinates), 0 without any", Reason.IMPOSSIBLE_TRAVEL),
+    Feature("new_method", "-", "n/(n+k) where the payment method is new to the user", Reason.NEW_PAYMENT_METHOD),
+    Feature("new_device", "-", "n/(n+k) where a device is named and new to the user", Reason.NEW_PAYMENT_METHOD),
+    Feature("small_run_1h", "ring 1 h", "log(1 + payments under a fifth of the mean)", Reason.CARD_TESTING),
+    Feature("jump_after_small", "ring 1 h", "small_run_1h times the positive part of amount_ratio_30d", Reason.CARD_TESTING),
+    Feature("history", "-", "log(1 + payments of the user before this one)", Reason.SPARSE_USER),
+)
+
+NAMES: tuple[str, ...] = tuple(feature.name for feature in CATALOGUE)
+WIDTH = len(CATALOGUE)
+
+
+def positions(names: tuple[str, ...] | list[str]) -> list[int]:
+    """Columns of `names` in the kernel's output. Raises KeyError naming the first unknown feature."""
+    index = {name: position for position, name in enumerate(NAMES)}
+    return [index[name] for name in names]
+
+
+def feature_set_id(names: tuple[str, ...] | list[str]) -> str:
+    """Identity of what a model consumes: names in order with the version of their meaning."""
+    chosen = [CATALOGUE[position] for position in positions(names)]
+    text = "\n".join(f"{f.name}|{f.window}|{f.version}" for f in chosen) + f"\nring={RING_SIZE},k={SHRINK_K}"
+    return "fs_" + hashlib.sha256(text.encode()).hexdigest()[:16]

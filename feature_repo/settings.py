@@ -1,0 +1,70 @@
+"""All settings, read once per process from the environment and from `$VIGIL_HOME/stack.env`.
+
+`vigil up` writes `stack.env` (mode 0600) with the addresses and generated passwords of the servers it
+started, so every command run beside it finds them; an environment variable wins over the file.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One frozen object per process. Each field is the variable `VIGIL_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix="VIGIL_", frozen=True, extra="ignore")
+
+    home: Path = Field(Path(".vigil"), description="folder of all data, logs and generated secrets")
+
+    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers")
+    postgres_dsn: str = Field("postgresql://vigil_writer@127.0.0.1:5432/vigil", description="role: writer")
+    postgres_reader_dsn: str = Field(
+        "postgresql://vigil_reader@127.0.0.1:5432/vigil", description="role: reader, used by the API"
+    )
+    postgres_migrator_dsn: str = Field(
+        "postgresql://vigil_migrator@127.0.0.1:5432/vigil", description="role: migrator, owns the tables"
+    )
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Feast's online store")
+    elasticsearch_url: str = Field("http://127.0.0.1:9200", description="search")
+    mlflow_url: str = Field("http://127.0.0.1:5000", description="tracking server and registry")
+    serving_url: str = Field("http://127.0.0.1:3000", description="BentoML service")
+    api_url: str = Field("http://127.0.0.1:8000", description="query service")
+    spark_ui_port: int = Field(4040, description="Spark's own page, on loopback")
+
+    topic: str = Field("transactions", description="payments in")
+    partitions: int = Field(4, ge=1, description="partitions of the payments topic")
+    partitioner: str = Field(
+        "murmur2", pattern="^(murmur2|crc32)$", description="how producers place a user: Java's or librdkafka's"
+    )
+    currency: str = Field("USD", pattern="^[A-Z]{3}$", description="currency of `amount` where none is given")
+    pan_in_ids: bool = Field(False, description="also look for card numbers in transaction_id and user_id")
+    future_tolerance_s: int = Field(300, ge=0, description="how far ahead of the broker's clock an event may be")
+
+    model_name: str = Field("vigil-autoencoder", description="registered model whose champion serves")
+    alias_poll_s: float = Field(2.0, gt=0, description="how often serving asks MLflow for the champion")
+    serving_workers: int = Field(1, ge=1, description="BentoML worker processes")
+    score_chunk_rows: int = Field(8_192, ge=1, description="rows per call to the model service")
+    max_score_rows: int = Field(65_536, ge=1, description="rows the model service accepts in one call")
+    reject_threshold: float | None = Field(
+        None, ge=0, le=1, description="score at or above which a payment is rejected; off when unset"
+    )
+
+    max_offsets_per_trigger: int = Field(100_000, ge=1, description="payments per Spark batch at most")
+    model_timeout_s: float = Field(2.0, gt=0, description="deadline of one call to the model service")
+    dead_letter_ceiling: float = Field(0.2, gt=0, le=1, description="share of bad records that stops the job")
+    dead_letter_floor: int = Field(50, ge=0, description="bad records below which the job never stops")
+
+    bind: str = Field("127.0.0.1", description="address our services listen on")
+
+    @property
+    def murmur2(self) -> bool:
+        return self.partitioner == "murmur2"
+
+
+def load(**overrides: Any) -> Settings:
+    """Settings of this process: keyword overrides, then environment, then `$VIGIL_HOME/stack.env`."""
+    home = Path(overrides.get("home") or os.environ.get("VIGIL_HOME") or ".vigil")
+    return Settings(_env_file=home / "stack.env", **{"home": home.resolve(), **overrides})
