@@ -18,7 +18,8 @@ class Family(StrEnum):
 class VigilError(Exception):
     """Base of every error of ours; `str(error)` is the sentence a user reads.
 
-    `code` is stable and upper case, `status` the HTTP status, `exit_code` the command line's.
+    `code` is stable and upper case, `status` the HTTP status, `exit_code` the command line's; `evidence`
+    names the attributes (JSON values, also the constructor's arguments) that travel in an HTTP answer.
     """
 
     code: str = "INTERNAL"
@@ -26,6 +27,7 @@ class VigilError(Exception):
     status: int = 500
     exit_code: int = 1
     remedy: str = ""
+    evidence: tuple[str, ...] = ()
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
         super().__init__(message)
@@ -123,6 +125,7 @@ class FeatureSetMismatch(VigilError):
     code = "FEATURE_SET_MISMATCH"
     family = Family.REFUSE
     status = 422
+    evidence = ("expected", "offered")
 
     def __init__(self, expected: str, offered: str) -> None:
         super().__init__(f"the model consumes {expected}, offered was {offered}")
@@ -136,6 +139,7 @@ class FeatureInvalid(VigilError):
     code = "FEATURE_INVALID"
     family = Family.REFUSE
     status = 422
+    evidence = ("row", "column")
 
     def __init__(self, row: int, column: str) -> None:
         super().__init__(f"row {row}, column {column} is not a finite number")
@@ -147,9 +151,12 @@ class BatchTooLarge(VigilError):
     code = "BATCH_TOO_LARGE"
     family = Family.REFUSE
     status = 413
+    evidence = ("rows", "limit")
 
     def __init__(self, rows: int, limit: int) -> None:
         super().__init__(f"{rows} rows in one request, the limit is {limit}")
+        self.rows = rows
+        self.limit = limit
 
 
 class ModelVersionMismatch(VigilError):
@@ -158,6 +165,7 @@ class ModelVersionMismatch(VigilError):
     code = "MODEL_VERSION_MISMATCH"
     family = Family.RETRY
     status = 409
+    evidence = ("asked", "loaded")
 
     def __init__(self, asked: str, loaded: list[str]) -> None:
         super().__init__(f"version {asked} is not loaded, loaded are {', '.join(loaded) or 'none'}")
@@ -177,9 +185,12 @@ class ModelLoading(VigilError):
 class ModelOutputInvalid(VigilError):
     code = "MODEL_OUTPUT_INVALID"
     status = 500
+    evidence = ("version", "what")
 
     def __init__(self, version: str, what: str) -> None:
         super().__init__(f"version {version} gave {what}")
+        self.version = version
+        self.what = what
 
 
 class ArtifactCorrupt(VigilError):

@@ -1,0 +1,326 @@
+"""The one implementation of the features: stream, synchronous detection and replay all call `fold`.
+
+Payments are folded in the order they arrive. A payment's features use what arrived before it and nothing
+else; what each feature means is said in `features.CATALOGUE` and checked against a naive oracle in the
+tests.
+"""
+
+import math
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo import features as catalogue
+from feature_repo.features import RING_SIZE, SHRINK_K, WIDTH
+from feature_repo.hashing import Events
+from feature_repo.state import DAYS, HOURS, States
+
+SECOND = 1_000_000
+HOUR = 3_600 * SECOND
+DAY = 24 * HOUR
+RESET_AFTER = 30 * DAY  # silence, in event time, after which a user starts afresh
+SMALL_SHARE = 0.2  # a payment under this share of the user's mean is small (card testing)
+PRIOR_VARIANCE = 1.0  # of log amounts, before a user has shown their own
+EARTH_RADIUS_KM = 6371.0
+MIN_TRAVEL_HOURS = 1.0 / 60.0  # two payments within a minute count as a minute apart
+
+# Flags of a payment, combined by or.
+LATE = 1  # its event time lies behind the user's newest
+DUPLICATE = 2  # same id and same payload among the user's last 32
+CONFLICT = 4  # same id, other payload, among the user's last 32
+FOLDED = 8  # the record had already seen this offset: a no-op
+
+_AMOUNT_LOG, _RATIO_7D, _RATIO_30D, _Z, _TO_MAX = catalogue.positions(
+    ["amount_log", "amount_ratio_7d", "amount_ratio_30d", "amount_z", "amount_to_max"]
+)
+_COUNT_10M, _COUNT_1H, _COUNT_24H, _RATE_24H, _SPEND_24H, _SINCE = catalogue.positions(
+    ["count_10m", "count_1h", "count_24h", "rate_24h", "spend_24h", "since_last"]
+)
+_HOUR_DISTANCE, _NEW_MERCHANT, _MERCHANTS_24H, _NEW_LOCATION, _LOCATIONS_24H, _SPEED = catalogue.positions(
+    ["hour_distance", "new_merchant", "merchants_24h", "new_location", "locations_24h", "travel_speed"]
+)
+_NEW_METHOD, _NEW_DEVICE, _SMALL_RUN, _JUMP, _HISTORY = catalogue.positions(
+    ["new_method", "new_device", "small_run_1h", "jump_after_small", "history"]
+)
+
+
+@numba.njit(inline="always")
+def _known(bits: npt.NDArray[np.uint64], value: int) -> bool:
+    """Whether a Bloom filter has seen this hash: 4 probes by double hashing (Kirsch, Mitzenmacher 2006)."""
+    size = np.uint64(bits.shape[0] * 64)
+    step = (value >> np.uint64(33)) | np.uint64(1)
+    for probe in range(4):
+        at = (value + np.uint64(probe) * step) % size
+        if (bits[np.int64(at >> np.uint64(6))] >> (at & np.uint64(63))) & np.uint64(1) == np.uint64(0):
+            return False
+    return True
+
+
+@numba.njit(inline="always")
+def _remember(bits: npt.NDArray[np.uint64], value: int) -> None:
+    size = np.uint64(bits.shape[0] * 64)
+    step = (value >> np.uint64(33)) | np.uint64(1)
+    for probe in range(4):
+        at = (value + np.uint64(probe) * step) % size
+        bits[np.int64(at >> np.uint64(6))] |= np.uint64(1) << (at & np.uint64(63))
+
+
+@numba.njit(inline="always")
+def _clear_skipped(
+    counts: npt.NDArray[np.uint32], sums: npt.NDArray[np.float32], head: int, now: int, size: int
+) -> None:
+    """Empty the tiles between the newest one and `now`, which becomes the newest."""
+    first = max(head + 1, now - size + 1)
+    for tile in range(first, now + 1):
+        counts[tile % size] = np.uint32(0)
+        sums[tile % size] = np.float32(0)
+
+
+@numba.njit
+def _reset(s: np.void) -> None:
+    s.count = 0
+    s.log_mean = 0.0
+    s.log_m2 = 0.0
+    s.hour_cos = 0.0
+    s.hour_sin = 0.0
+    s.has_geo = 0
+    s.ring_head = 0
+    s.hour_count[:] = 0
+    s.hour_sum[:] = 0
+    s.day_count[:] = 0
+    s.day_sum[:] = 0
+    s.merchants[:] = 0
+    s.places[:] = 0
+    s.methods[:] = 0
+    s.devices[:] = 0
+
+
+@numba.njit(inline="always")
+def _shrunk_ratio(amount: float, count: int, total: float) -> float:
+    """log(amount / mean), weighted by how much history backs the mean; 0 without history."""
+    if count == 0 or total <= 0.0:
+        return 0.0
+    return math.log(amount * count / total) * count / (count + SHRINK_K)
+
+
+@numba.njit
+def _km_per_hour(lat1: float, lon1: float, t1: int, lat2: float, lon2: float, t2: int) -> float:
+    """Great-circle speed between two payments (haversine)."""
+    rad = math.pi / 180.0
+    a = (
+        math.sin((lat2 - lat1) * rad / 2) ** 2
+        + math.cos(lat1 * rad) * math.cos(lat2 * rad) * math.sin((lon2 - lon1) * rad / 2) ** 2
+    )
+    km = 2 * EARTH_RADIUS_KM * math.asin(min(1.0, math.sqrt(a)))
+    return km / max(abs(t2 - t1) / HOUR, MIN_TRAVEL_HOURS)
+
+
+@numba.njit
+def _seen(s: np.void, identity: int, payload: int) -> int:
+    """DUPLICATE, CONFLICT or 0: what the user's last payments say of this id."""
+    for i in range(min(s.count, RING_SIZE)):
+        if s.ring_id[i] == identity:
+            return DUPLICATE if s.ring_payload[i] == payload else CONFLICT
+    return 0
+
+
+@numba.njit
+def _features(
+    s: np.void, t: int, amount: float, merchant: int, place: int, method: int, device: int,
+    lat: float, lon: float, out: npt.NDArray[np.float32],
+) -> None:  # fmt: skip
+    """Features of one payment from the state before it; tiles are already advanced to `now`."""
+    n = s.count
+    now = max(t, s.newest) if n else t
+    weight = n / (n + SHRINK_K)
+    log_amount = math.log1p(amount)
+
+    week_count, month_count, week_sum, month_sum = 0, 0, 0.0, 0.0
+    day = now // DAY
+    for back in range(DAYS):
+        tile = (day - back) % DAYS
+        month_count += s.day_count[tile]
+        month_sum += s.day_sum[tile]
+        if back == 6:
+            week_count, week_sum = month_count, month_sum
+    count_24h, sum_24h = 0, 0.0
+    for tile in range(HOURS):
+        count_24h += s.hour_count[tile]
+        sum_24h += s.hour_sum[tile]
+
+    small = SMALL_SHARE * month_sum / month_count if month_count else 0.0
+    in_10m, in_1h, small_run, merchants, places, largest = 0, 0, 0, 0, 0, 0.0
+    filled = min(n, RING_SIZE)
+    for i in range(filled):
+        largest = max(largest, s.ring_amount[i])
+        age = now - s.ring_time[i]
+        if age < HOUR:
+            in_1h += 1
+            if age < HOUR // 6:
+                in_10m += 1
+            if s.ring_amount[i] < small:
+                small_run += 1
+        if age < DAY:
+            new_merchant, new_place = 1, 1
+            for j in range(i):
+                if now - s.ring_time[j] < DAY:
+                    if s.ring_merchant[j] == s.ring_merchant[i]:
+                        new_merchant = 0
+                    if s.ring_place[j] == s.ring_place[i]:
+                        new_place = 0
+            merchants += new_merchant
+            places += new_place
+
+    out[_AMOUNT_LOG] = log_amount
+    out[_RATIO_7D] = _shrunk_ratio(amount, week_count, week_sum)
+    ratio = _shrunk_ratio(amount, month_count, month_sum)
+    out[_RATIO_30D] = ratio
+    deviation = math.sqrt((s.log_m2 + SHRINK_K * PRIOR_VARIANCE) / (n + SHRINK_K))
+    out[_Z] = weight * (log_amount - s.log_mean) / deviation
+    out[_TO_MAX] = math.log(amount / largest) if largest > 0.0 else 0.0
+    out[_COUNT_10M] = math.log1p(in_10m)
+    out[_COUNT_1H] = math.log1p(in_1h)
+    out[_COUNT_24H] = math.log1p(count_24h)
+    days_known = min(30.0, max(1.0, (now - s.first) / DAY)) if n else 1.0
+    out[_RATE_24H] = math.log((1.0 + count_24h) / (1.0 + month_count / days_known))
+    out[_SPEND_24H] = math.log((1.0 + sum_24h) / (1.0 + month_sum / days_known))
+    out[_SINCE] = math.log1p((t - s.newest) / SECOND) if n and t > s.newest else 0.0
+    angle = (t % DAY) * (2.0 * math.pi / DAY)
+    closeness = (math.cos(angle) * s.hour_cos + math.sin(angle) * s.hour_sin) / (n + SHRINK_K)
+    out[_HOUR_DISTANCE] = weight - closeness
+    out[_NEW_MERCHANT] = 0.0 if _known(s.merchants, merchant) else weight
+    out[_MERCHANTS_24H] = math.log1p(merchants)
+    out[_NEW_LOCATION] = 0.0 if _known(s.places, place) else weight
+    out[_LOCATIONS_24H] = math.log1p(places)
+    out[_SPEED] = 0.0
+    if s.has_geo and not math.isnan(lat):
+        out[_SPEED] = math.log1p(_km_per_hour(s.latitude, s.longitude, s.geo_time, lat, lon, t))
+    out[_NEW_METHOD] = 0.0 if _known(s.methods, method) else weight
+    out[_NEW_DEVICE] = weight if device and not _known(s.devices, device) else 0.0
+    out[_SMALL_RUN] = math.log1p(small_run)
+    out[_JUMP] = math.log1p(small_run) * max(0.0, ratio)
+    out[_HISTORY] = math.log1p(n)
+
+
+@numba.njit
+def _add(
+    s: np.void, t: int, amount: float, identity: int, payload: int, merchant: int, place: int, method: int,
+    device: int, lat: float, lon: float,
+) -> None:  # fmt: skip
+    """Fold one payment into the state; late ones go into the tile they belong to, if it is still held."""
+    hour, day = t // HOUR, t // DAY
+    if hour > s.hour_head - HOURS:
+        s.hour_count[hour % HOURS] += np.uint32(1)
+        s.hour_sum[hour % HOURS] += np.float32(amount)
+    if day > s.day_head - DAYS:
+        s.day_count[day % DAYS] += np.uint32(1)
+        s.day_sum[day % DAYS] += np.float32(amount)
+    log_amount = math.log1p(amount)
+    if s.count == 0:
+        s.first = t
+        s.newest = t
+    s.first = min(s.first, t)
+    s.newest = max(s.newest, t)
+    s.count += 1
+    delta = log_amount - s.log_mean
+    s.log_mean += delta / s.count
+    s.log_m2 += delta * (log_amount - s.log_mean)
+    angle = (t % DAY) * (2.0 * math.pi / DAY)
+    s.hour_cos += math.cos(angle)
+    s.hour_sin += math.sin(angle)
+    if not math.isnan(lat):
+        s.has_geo = 1
+        s.geo_time = t
+        s.latitude = np.float32(lat)
+        s.longitude = np.float32(lon)
+    i = s.ring_head
+    s.ring_time[i] = t
+    s.ring_id[i] = identity
+    s.ring_payload[i] = payload
+    s.ring_amount[i] = np.float32(amount)
+    s.ring_merchant[i] = np.uint32(merchant & np.uint64(0xFFFFFFFF))
+    s.ring_place[i] = np.uint32(place & np.uint64(0xFFFFFFFF))
+    s.ring_method[i] = np.uint16(method & np.uint64(0xFFFF))
+    s.ring_device[i] = np.uint16(device & np.uint64(0xFFFF))
+    s.ring_head = (i + 1) % RING_SIZE
+    _remember(s.merchants, merchant)
+    _remember(s.places, place)
+    _remember(s.methods, method)
+    if device:
+        _remember(s.devices, device)
+
+
+@numba.njit
+def _advance(s: np.void, t: int) -> None:
+    """Move the tiles forward to this payment, or start afresh after a long silence."""
+    if s.count and t - s.newest > RESET_AFTER:
+        _reset(s)
+    if s.count == 0:
+        s.hour_head = t // HOUR
+        s.day_head = t // DAY
+        return
+    hour, day = t // HOUR, t // DAY
+    if hour > s.hour_head:
+        _clear_skipped(s.hour_count, s.hour_sum, s.hour_head, hour, HOURS)
+        s.hour_head = hour
+    if day > s.day_head:
+        _clear_skipped(s.day_count, s.day_sum, s.day_head, day, DAYS)
+        s.day_head = day
+
+
+@numba.njit(cache=True, nogil=True)
+def _fold(
+    states: States, slots: npt.NDArray[np.int64], partition: int, offsets: npt.NDArray[np.int64],
+    identity: npt.NDArray[np.uint64], payload: npt.NDArray[np.uint64], time: npt.NDArray[np.int64],
+    amount: npt.NDArray[np.float64], merchant: npt.NDArray[np.uint64], place: npt.NDArray[np.uint64],
+    method: npt.NDArray[np.uint64], device: npt.NDArray[np.uint64], latitude: npt.NDArray[np.float64],
+    longitude: npt.NDArray[np.float64], out: npt.NDArray[np.float32], flags: npt.NDArray[np.uint8],
+) -> None:  # fmt: skip
+    for i in range(slots.shape[0]):
+        s = states[slots[i]]
+        if s.partition == partition and offsets[i] <= s.offset and partition >= 0:
+            flags[i] = FOLDED
+            out[i, :] = np.nan
+            continue
+        s.partition = partition
+        s.offset = offsets[i]
+        seen = _seen(s, identity[i], payload[i])
+        if seen:
+            flags[i] = seen
+            out[i, :] = np.nan
+            continue
+        flags[i] = LATE if s.count and time[i] < s.newest else 0
+        _advance(s, time[i])
+        _features(
+            s, time[i], amount[i], merchant[i], place[i], method[i], device[i],
+            latitude[i], longitude[i], out[i],
+        )  # fmt: skip
+        _add(
+            s, time[i], amount[i], identity[i], payload[i], merchant[i], place[i], method[i], device[i],
+            latitude[i], longitude[i],
+        )  # fmt: skip
+
+
+def fold(
+    states: States,
+    slots: npt.NDArray[np.int64],
+    events: Events,
+    partition: int,
+    offsets: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Fold payments into their users' states, in order, and return their features and flags.
+
+    `states` are checked records (state.check) and are changed in place; `slots[i]` is the record of
+    payment i's user; `partition` is -1 outside Kafka, where offsets guard nothing.
+    Returns features float32[n, WIDTH] in the order of features.NAMES (NaN rows where a flag says
+    DUPLICATE, CONFLICT or FOLDED: such payments have no features) and flags uint8[n].
+    """
+    out = np.empty((len(slots), WIDTH), np.float32)
+    flags = np.empty(len(slots), np.uint8)
+    _fold(
+        states, slots, partition, offsets, events.id, events.payload, events.time, events.amount,
+        events.merchant, events.place, events.method, events.device, events.latitude, events.longitude,
+        out, flags,
+    )  # fmt: skip
+    return out, flags
