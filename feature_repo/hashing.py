@@ -4,7 +4,8 @@ Hashes stand for ids, merchants and places inside the user state. They are SipHa
 column, so equal texts in different columns do not meet. Null text hashes to 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numba
 import numpy as np
@@ -41,9 +42,13 @@ class Events:
     latitude: npt.NDArray[np.float64]  # NaN where unknown
     longitude: npt.NDArray[np.float64]
 
+    def take(self, rows: npt.NDArray[np.int64]) -> "Events":
+        """A copy of some payments, in the order of `rows`."""
+        return Events(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
 
 @numba.njit(inline="always")
-def _rotl(x: int, bits: int) -> int:
+def _rotl(x: int, bits: int) -> Any:
     return (x << U64(bits)) | (x >> U64(64 - bits))
 
 
@@ -63,7 +68,7 @@ def _round(v0: int, v1: int, v2: int, v3: int) -> tuple[int, int, int, int]:
 
 
 @numba.njit(cache=True, nogil=True)
-def siphash13(data: npt.NDArray[np.uint8], start: int, stop: int, key: int) -> int:
+def siphash13(data: npt.NDArray[np.uint8], start: int, stop: int, key: int) -> Any:
     """SipHash-1-3 of data[start:stop] (Aumasson and Bernstein 2012), both key halves from `key`."""
     v0 = U64(key) ^ U64(0x736F6D6570736575)
     v1 = U64(key * U64(0x9E3779B97F4A7C15)) ^ U64(0x646F72616E646F6D)
@@ -178,7 +183,7 @@ def events_of(payments: pa.RecordBatch) -> Events:
 
 
 @numba.njit(cache=True, nogil=True)
-def _murmur2_partition(data: npt.NDArray[np.uint8], start: int, stop: int, partitions: int) -> int:
+def _murmur2_partition(data: npt.NDArray[np.uint8], start: int, stop: int, partitions: int) -> Any:
     """Kafka's murmur2 (org.apache.kafka.common.utils.Utils.murmur2), positive, modulo the partitions."""
     m = np.uint32(0x5BD1E995)
     h = np.uint32(0x9747B28C) ^ np.uint32(stop - start)
@@ -207,7 +212,7 @@ def _murmur2_partition(data: npt.NDArray[np.uint8], start: int, stop: int, parti
 
 
 @numba.njit(cache=True, nogil=True)
-def _crc32_partition(data: npt.NDArray[np.uint8], start: int, stop: int, partitions: int) -> int:
+def _crc32_partition(data: npt.NDArray[np.uint8], start: int, stop: int, partitions: int) -> Any:
     """librdkafka's `consistent` partitioner: CRC-32 (IEEE) modulo the partitions."""
     crc = np.uint32(0xFFFFFFFF)
     for at in range(start, stop):

@@ -6,6 +6,7 @@ tests.
 """
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -15,6 +16,8 @@ from feature_repo import features as catalogue
 from feature_repo.features import RING_SIZE, SHRINK_K, WIDTH
 from feature_repo.hashing import Events
 from feature_repo.state import DAYS, HOURS, States
+
+State = Any  # one record of STATE_DTYPE, as compiled code sees it
 
 SECOND = 1_000_000
 HOUR = 3_600 * SECOND
@@ -78,7 +81,7 @@ def _clear_skipped(
 
 
 @numba.njit
-def _reset(s: np.void) -> None:
+def _reset(s: State) -> None:
     s.count = 0
     s.log_mean = 0.0
     s.log_m2 = 0.0
@@ -117,7 +120,7 @@ def _km_per_hour(lat1: float, lon1: float, t1: int, lat2: float, lon2: float, t2
 
 
 @numba.njit
-def _seen(s: np.void, identity: int, payload: int) -> int:
+def _seen(s: State, identity: int, payload: int) -> int:
     """DUPLICATE, CONFLICT or 0: what the user's last payments say of this id."""
     for i in range(min(s.count, RING_SIZE)):
         if s.ring_id[i] == identity:
@@ -127,7 +130,7 @@ def _seen(s: np.void, identity: int, payload: int) -> int:
 
 @numba.njit
 def _features(
-    s: np.void, t: int, amount: float, merchant: int, place: int, method: int, device: int,
+    s: State, t: int, amount: float, merchant: int, place: int, method: int, device: int,
     lat: float, lon: float, out: npt.NDArray[np.float32],
 ) -> None:  # fmt: skip
     """Features of one payment from the state before it; tiles are already advanced to `now`."""
@@ -205,7 +208,7 @@ def _features(
 
 @numba.njit
 def _add(
-    s: np.void, t: int, amount: float, identity: int, payload: int, merchant: int, place: int, method: int,
+    s: State, t: int, amount: float, identity: int, payload: int, merchant: int, place: int, method: int,
     device: int, lat: float, lon: float,
 ) -> None:  # fmt: skip
     """Fold one payment into the state; late ones go into the tile they belong to, if it is still held."""
@@ -252,7 +255,7 @@ def _add(
 
 
 @numba.njit
-def _advance(s: np.void, t: int) -> None:
+def _advance(s: State, t: int) -> None:
     """Move the tiles forward to this payment, or start afresh after a long silence."""
     if s.count and t - s.newest > RESET_AFTER:
         _reset(s)
@@ -324,3 +327,22 @@ def fold(
         out, flags,
     )  # fmt: skip
     return out, flags
+
+
+def preview(states: States, events: Events) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Features of payments as if each came next for its user; nothing is folded.
+
+    `states[i]` is the checked record of payment i's user and stays as it is. A payment the record has
+    already seen gets the features a new one would get here, and keeps its flag DUPLICATE or CONFLICT.
+    Returns features float32[n, WIDTH] and flags uint8[n], as fold does.
+    """
+    n = len(states)
+    outside = np.full(n, -1, np.int64)
+    features, flags = fold(states.copy(), np.arange(n), events, -1, outside)
+    seen = np.flatnonzero(flags & (DUPLICATE | CONFLICT))
+    if len(seen):
+        fresh = events.take(seen)
+        np.invert(fresh.id, out=fresh.id)  # an id the record does not hold
+        features[seen], again = fold(states[seen], np.arange(len(seen)), fresh, -1, outside[seen])
+        flags[seen] |= again
+    return features, flags

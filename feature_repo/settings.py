@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -57,14 +57,47 @@ class Settings(BaseSettings):
     dead_letter_ceiling: float = Field(0.2, gt=0, le=1, description="share of bad records that stops the job")
     dead_letter_floor: int = Field(50, ge=0, description="bad records below which the job never stops")
 
+    data: str = Field(
+        "demo", pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", description="data set whose features Feast serves offline"
+    )
+
     bind: str = Field("127.0.0.1", description="address our services listen on")
+
+    ports: str = Field(
+        "default", pattern="^(default|random)$", description="ports of the local stack: usual or free ones"
+    )
+    cache: Path | None = Field(
+        None, description="folder of fetched servers, shared by all homes; the user's cache folder when unset"
+    )
+    xdg_cache_home: Path | None = Field(
+        None, validation_alias="XDG_CACHE_HOME", description="the desktop's word for the user's cache folder"
+    )
+    java_home: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("java_home", "VIGIL_JAVA_HOME", "JAVA_HOME"),
+        description="a JDK to consider beside those on the PATH and in the system's folders",
+    )
+    maven_root: str | None = Field(
+        None, description="Maven repository to fetch the servers from instead of the public one"
+    )
+    postgres_bin: Path | None = Field(
+        None, description="folder of PostgreSQL programs to run instead of the packaged ones"
+    )
+    redis_server: Path | None = Field(None, description="Redis server to run instead of the packaged one")
+    redis_max_memory: str = Field("3gb", description="memory at which Redis refuses writes; never evicts")
 
     @property
     def murmur2(self) -> bool:
         return self.partitioner == "murmur2"
 
 
+def inherited() -> dict[str, str]:
+    """A copy of this process's environment, for a child process that gets more beside it."""
+    return dict(os.environ)
+
+
 def load(**overrides: Any) -> Settings:
     """Settings of this process: keyword overrides, then environment, then `$VIGIL_HOME/stack.env`."""
     home = Path(overrides.get("home") or os.environ.get("VIGIL_HOME") or ".vigil")
-    return Settings(_env_file=home / "stack.env", **{"home": home.resolve(), **overrides})
+    values: dict[str, Any] = {"_env_file": home / "stack.env", "home": home.resolve(), **overrides}
+    return Settings(**values)

@@ -4,6 +4,9 @@ The record is what Redis stores, byte for byte. Its header lets a reader refuse 
 code touches it: magic, layout version, owner and a checksum of the rest.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -77,8 +80,16 @@ def empty(users: npt.NDArray[np.uint64]) -> States:
     return states
 
 
+def unpack(values: Sequence[bytes]) -> States:
+    """Stored records as one read-only array, not yet checked. Raises StateCorrupt on a wrong length."""
+    for row, value in enumerate(values):
+        if len(value) != STATE_BYTES:
+            raise StateCorrupt(f"state record {row} of {len(values)} has {len(value)} bytes, not {STATE_BYTES}")
+    return np.frombuffer(b"".join(values), STATE_DTYPE)
+
+
 @numba.njit(cache=True, nogil=True, inline="never")
-def _checksum(raw: npt.NDArray[np.uint8], row: int) -> int:
+def _checksum(raw: npt.NDArray[np.uint8], row: int) -> Any:
     """64-bit multiply-xor over the 8-byte words of one record; notices any single flipped byte."""
     h = np.uint64(0x9E3779B97F4A7C15)
     for word in range(CHECKSUM_FROM // 8, raw.shape[1] // 8):

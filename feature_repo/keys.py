@@ -1,0 +1,33 @@
+"""Names of user states in Redis, the same for the Spark job, Feast and every tool.
+
+The Kafka partition is the key's hash tag, so all states of a partition lie in one slot of a Redis Cluster
+and can be read and written together with the partition's fence.
+"""
+
+from collections.abc import Iterable
+
+
+def state_prefix(partition: int) -> bytes:
+    """What every state key of a Kafka partition starts with."""
+    return b"vigil:{%d}:s:" % partition
+
+
+def state_key(user_id: str, partition: int) -> bytes:
+    """The key of one user's state record; `partition` is hashing.partitions_of that user."""
+    return state_prefix(partition) + user_id.encode()
+
+
+def state_keys(user_ids: Iterable[str], partition: int) -> list[bytes]:
+    """The keys of users of one Kafka partition."""
+    prefix = state_prefix(partition)
+    return [prefix + user_id.encode() for user_id in user_ids]
+
+
+def fence_key(partition: int) -> bytes:
+    """Holds the attempt that may write states of this partition."""
+    return b"vigil:{%d}:fence" % partition
+
+
+def folded_key(partition: int) -> bytes:
+    """Holds the offset up to which (exclusive) the partition's payments are folded into its states."""
+    return b"vigil:{%d}:folded_until" % partition

@@ -1,0 +1,220 @@
+"""The Spark job: reads topic `transactions` and takes every range through the nine steps.
+
+Spark gives each task exactly one partition's contiguous range; its checkpoint carries no truth and is
+thrown away at every start, because the ledger and `folded_until` say where to begin.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from feature_repo.errors import DependencyDown, StateAhead, StateLost, VigilError
+from feature_repo.settings import Settings
+from serving.client import ModelClient
+from streaming.ledger import Ledger
+from streaming.publish import Publisher
+from streaming.repair import publish_unpublished
+from streaming.scoring import Pin, champion
+from streaming.states import StateStore
+from streaming.task import RESULT_SCHEMA, TaskResult, run_task
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.streaming.query import StreamingQuery
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
+EARLIEST = -2  # Spark's word for the beginning of a partition
+ARROW_ROWS = 100_000  # a range arrives in one or few pieces
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one micro-batch came to, over all partitions."""
+
+    number: int
+    seconds: float
+    results: tuple[TaskResult, ...]
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        return sum((Counter(result.outcomes) for result in self.results), Counter())
+
+    def line(self) -> str:
+        """One line for the log: how many, how long, where the time went."""
+        steps: Counter[str] = Counter()
+        for result in self.results:
+            steps.update(result.seconds)
+        records = sum(self.outcomes.values())
+        spent = " ".join(f"{step}={seconds:.3f}" for step, seconds in steps.items())
+        counts = " ".join(f"{name}={count}" for name, count in sorted(self.outcomes.items()) if count)
+        versions = {result.model_version for result in self.results}
+        return f"batch {self.number}: {records} records in {self.seconds:.2f} s, model {versions}, {counts}; {spent}"
+
+
+class Job:
+    """The driver's side: where to start, what to pin, and what to do when a range cannot be taken now."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        accepted: frozenset[tuple[int, int, int]] = frozenset(),
+        on_batch: Callable[[Batch], None] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._settings = settings
+        self._accepted = accepted
+        self._on_batch = on_batch
+        self._sleep = sleep
+        self._ledger = Ledger(settings.postgres_dsn, settings.topic)
+        self._states = StateStore(settings.redis_url)
+        self._models = ModelClient(settings.serving_url, settings.model_timeout_s)
+        self._publisher: Publisher | None = None
+        self._repair = True
+        self._partitions_ensured: date | None = None
+        self.busy = Lock()  # held while a batch is taken: who stops the query waits for it
+        self.stopped_by: VigilError | None = None
+
+    def starting_offsets(self) -> str:
+        """min(committed, folded) of every partition, for Spark. Raises StateLost and StateAhead."""
+        starts: dict[str, int] = {str(p): EARLIEST for p in range(self._settings.partitions)}
+        for partition, committed in self._ledger.positions().items():
+            folded = self._states.folded(partition)
+            if folded is None and committed:
+                raise StateLost(partition, committed)
+            if folded is not None and folded > committed:
+                raise StateAhead(partition, folded, committed)
+            starts[str(partition)] = min(committed, folded or 0) or EARLIEST
+        return json.dumps({self._settings.topic: starts})
+
+    def take(self, batch: "DataFrame", number: int) -> None:
+        """Take one micro-batch; holds it, never skips it, while a store does not answer.
+
+        Partitions that were committed meanwhile are recognised by the ledger and change nothing.
+        """
+        with self.busy:
+            started = time.perf_counter()
+            results = self._take(batch, number)
+            done = Batch(number, time.perf_counter() - started, tuple(results))
+            self._repair = self._repair or any(not result.published for result in results)
+            log.info("%s", done.line())
+            if self._on_batch:
+                self._on_batch(done)
+
+    def _take(self, batch: "DataFrame", number: int) -> list[TaskResult]:
+        pause = FIRST_PAUSE_S
+        while True:
+            results = self._attempt(batch)
+            failures = [result.error() for result in results if result.code]
+            if not failures:
+                return results
+            fatal = next((error for error in failures if not isinstance(error, DependencyDown)), None)
+            if fatal is not None:
+                self.stopped_by = fatal
+                raise fatal
+            log.warning("batch %d holds for %.1f s: %s", number, pause, failures[0])
+            self._sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+            self._repair = True
+
+    def _attempt(self, batch: "DataFrame") -> list[TaskResult]:
+        try:
+            today = datetime.now(UTC).date()
+            if self._partitions_ensured != today:
+                self._ledger.ensure_partitions()
+                self._partitions_ensured = today
+            if self._repair:
+                self._publisher = self._publisher or Publisher(self._settings.kafka_bootstrap)
+                publish_unpublished(self._settings, self._ledger, self._publisher)
+                self._repair = False
+        except DependencyDown as error:
+            return [TaskResult.failed(-1, error)]
+        task = partial(_take_batches, self._settings, champion(self._models), self._accepted)
+        return [TaskResult.of(row.asDict()) for row in batch.mapInArrow(task, RESULT_SCHEMA).collect()]
+
+
+def _take_batches(
+    settings: Settings,
+    pin: Pin | None,
+    accepted: frozenset[tuple[int, int, int]],
+    batches: Iterator["pa.RecordBatch"],
+) -> Iterator["pa.RecordBatch"]:
+    return run_task(settings, pin, accepted, batches)
+
+
+def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession":
+    """A Spark session for the stream: Arrow in large pieces, no speculation, nothing beyond loopback."""
+    from pyspark.sql import SparkSession
+
+    options: dict[str, Any] = {
+        "spark.jars": ",".join(str(jar) for jar in jars),
+        "spark.driver.host": settings.bind,
+        "spark.driver.bindAddress": settings.bind,
+        "spark.driver.memory": "1g",
+        "spark.ui.port": settings.spark_ui_port,
+        "spark.ui.showConsoleProgress": "false",
+        "spark.ui.retainedJobs": 100,
+        "spark.ui.retainedStages": 100,
+        "spark.sql.ui.retainedExecutions": 50,
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": settings.partitions,
+        "spark.sql.execution.arrow.maxRecordsPerBatch": ARROW_ROWS,
+        "spark.sql.streaming.minBatchesToRetain": 2,
+        "spark.sql.streaming.numRecentProgressUpdates": 20,
+        "spark.python.worker.reuse": "true",
+        "spark.python.unix.domain.socket.enabled": "true",
+        "spark.speculation": "false",
+        "spark.task.maxFailures": 1,
+        "spark.sql.warehouse.dir": str(settings.home / "spark" / "warehouse"),
+        "spark.local.dir": str(settings.home / "spark" / "local"),
+        "spark.log.level": "WARN",
+    }
+    builder = SparkSession.builder.master(master).appName("vigil-stream")
+    for name, value in options.items():
+        builder = builder.config(name, str(value))
+    return builder.getOrCreate()
+
+
+def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_up: bool) -> "StreamingQuery":
+    """Begin reading. With `until_caught_up` the query ends at the offsets the topic has now."""
+    checkpoint = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=_scratch(settings)))
+    source = (
+        spark.readStream.format("kafka")
+        .option("kafka.bootstrap.servers", settings.kafka_bootstrap)
+        .option("kafka.isolation.level", "read_committed")
+        .option("kafka.max.poll.records", 50_000)
+        .option("kafka.fetch.max.bytes", 64 << 20)
+        .option("kafka.max.partition.fetch.bytes", 32 << 20)
+        .option("kafka.receive.buffer.bytes", 1 << 20)
+        .option("subscribe", settings.topic)
+        .option("startingOffsets", job.starting_offsets())
+        .option("maxOffsetsPerTrigger", settings.max_offsets_per_trigger)
+        .option("includeHeaders", "true")
+        .option("failOnDataLoss", "true")
+        .load()
+        # value binary, partition int, offset bigint, timestamp timestamp, headers array<struct>
+        .select("value", "partition", "offset", "timestamp", "headers")
+    )
+    writer = source.writeStream.foreachBatch(job.take).option("checkpointLocation", str(checkpoint))
+    return (writer.trigger(availableNow=True) if until_caught_up else writer).start()
+
+
+def _scratch(settings: Settings) -> Path:
+    """A fresh folder for the disposable checkpoint; those of earlier runs are removed."""
+    folder = settings.home / "spark"
+    for old in folder.glob("checkpoint-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    (folder / "local").mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,144 @@
+"""The ledger: which offsets of each partition are decided. PostgreSQL is the only truth about that.
+
+A partition's row holds `committed_until` and the attempt that last claimed it. A commit moves the row only
+where both are still what the attempt saw (compare-and-set), in the transaction that writes the decisions:
+an attempt that lost the partition changes nothing.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg2
+import psycopg2.extensions
+
+from feature_repo.errors import DependencyDown, LedgerMoved
+from feature_repo.features import NAMES
+from streaming.decisions import DUPLICATE, OUTCOMES, SCORED, UNSCORED, Range, moment
+from streaming.rows import DEAD_LETTER_COLUMNS, DECISION_COLUMNS
+
+COPY_CHUNK_BYTES = 1 << 18
+CONNECT_TIMEOUT_S = 5
+STATEMENT_TIMEOUT_MS = 60_000
+
+CLAIM = """
+    INSERT INTO ledger AS l (kafka_topic, kafka_partition, committed_until, attempt, claimed_at)
+    VALUES (%s, %s, 0, %s, now())
+    ON CONFLICT (kafka_topic, kafka_partition)
+        DO UPDATE SET attempt = excluded.attempt, claimed_at = excluded.claimed_at
+    RETURNING committed_until
+"""
+MOVE = """
+    UPDATE ledger SET committed_until = %s, committed_at = now()
+    WHERE kafka_topic = %s AND kafka_partition = %s AND attempt = %s AND committed_until = %s
+"""
+RANGE = """
+    INSERT INTO ledger_ranges (kafka_topic, kafka_partition, first_offset, until_offset, attempt,
+        model_version, feature_set_id, ruleset_version, feature_names, records, scored, unscored, duplicates,
+        dead_letters, processed_at, committed_at)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now())
+"""
+PUBLISHED = """
+    UPDATE ledger_ranges SET published_at = now()
+    WHERE kafka_topic = %s AND kafka_partition = %s AND first_offset = %s AND published_at IS NULL
+"""
+
+
+class Ledger:
+    """One connection to PostgreSQL as the writer; opened at the first use and again after a break.
+
+    Every method may raise DependencyDown when PostgreSQL does not answer. After one from `commit` the
+    outcome is unknown: the next `claim` tells.
+    """
+
+    def __init__(self, dsn: str, topic: str) -> None:
+        self._dsn = dsn
+        self._topic = topic
+        self._connection: psycopg2.extensions.connection | None = None
+
+    @contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[psycopg2.extensions.cursor]:
+        """One transaction; committed when the block ends, rolled back when it raises."""
+        try:
+            connection = self._connect()
+            with connection, connection.cursor() as cursor:
+                if not durable:
+                    cursor.execute("SET LOCAL synchronous_commit = off")
+                yield cursor
+        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            self.close()
+            raise DependencyDown("PostgreSQL", _address(self._dsn), str(error).strip()) from error
+
+    def _connect(self) -> psycopg2.extensions.connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg2.connect(
+                self._dsn,
+                connect_timeout=CONNECT_TIMEOUT_S,
+                application_name="vigil-stream",
+                options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC",
+            )
+        return self._connection
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def positions(self) -> dict[int, int]:
+        """`committed_until` of every partition the ledger knows."""
+        with self.transaction() as cursor:
+            cursor.execute("SELECT kafka_partition, committed_until FROM ledger WHERE kafka_topic = %s", (self._topic,))
+            return dict(cursor.fetchall())
+
+    def claim(self, partition: int, attempt: str) -> int:
+        """Make the partition ours until another attempt claims it; returns `committed_until`."""
+        with self.transaction() as cursor:
+            cursor.execute(CLAIM, (self._topic, partition, attempt))
+            row = cursor.fetchone()
+            assert row is not None  # an upsert always returns its row
+            return int(row[0])
+
+    def commit(self, done: Range, committed: int, decisions: bytes, dead_letters: bytes) -> None:
+        """Write a range and move the ledger from `committed` to its end, all or nothing.
+
+        `decisions` and `dead_letters` are COPY files, empty for none. Raises LedgerMoved when another
+        attempt claimed or moved the partition since.
+        """
+        counts = [done.outcomes.get(OUTCOMES[o], 0) for o in (SCORED, UNSCORED, DUPLICATE)]
+        with self.transaction() as cursor:
+            cursor.execute(MOVE, (done.until, done.topic, done.partition, done.attempt, committed))
+            if cursor.rowcount != 1:
+                raise LedgerMoved(done.topic, done.partition)
+            for table, columns, body in (
+                ("decisions", DECISION_COLUMNS, decisions),
+                ("dead_letters", DEAD_LETTER_COLUMNS, dead_letters),
+            ):
+                if body:
+                    cursor.copy_expert(
+                        f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT binary)",
+                        io.BytesIO(body),
+                        size=COPY_CHUNK_BYTES,
+                    )
+            cursor.execute(
+                RANGE,
+                (
+                    done.topic, done.partition, done.first, done.until, done.attempt, done.model_version,
+                    done.feature_set_id, done.ruleset, list(NAMES), done.records, *counts, done.dead_letters,
+                    moment(done.processed),
+                ),
+            )  # fmt: skip
+
+    def mark_published(self, partition: int, first: int) -> None:
+        """Note that a range is on Kafka; not fsynced, as a lost mark only means publishing it twice."""
+        with self.transaction(durable=False) as cursor:
+            cursor.execute(PUBLISHED, (self._topic, partition, first))
+
+    def ensure_partitions(self) -> None:
+        """Create the day partitions of `decisions` from yesterday to the day after tomorrow."""
+        with self.transaction() as cursor:
+            cursor.execute("SELECT ensure_decision_partitions((now() AT TIME ZONE 'UTC')::date - 1, 4)")
+
+
+def _address(dsn: str) -> str:
+    parts = psycopg2.extensions.parse_dsn(dsn)
+    return f"{parts.get('host', 'localhost')}:{parts.get('port', '5432')}"

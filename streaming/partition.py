@@ -1,0 +1,377 @@
+"""One task of the stream: a contiguous range of one Kafka partition becomes durable decisions.
+
+`Road.take` is the order of effects, and the order is the correctness argument (DESIGN §3): the ledger in
+PostgreSQL moves first and alone says what is decided; states follow under a fence; Kafka comes last and
+may repeat itself.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from feature_repo.parser import ParseOptions, parse, parse_one
+
+from feature_repo import kernel
+from feature_repo.errors import DependencyDown, SchemaBreak, StateAhead, StateCorrupt, StateLost
+from feature_repo.features import WIDTH
+from feature_repo.hashing import Events, events_of, partitions_of
+from feature_repo.settings import Settings
+from serving.decision import RULESET, decide
+from streaming.decisions import (
+    CURRENCY_UNSUPPORTED,
+    DUPLICATE,
+    NOT_UNSCORED,
+    SCORED,
+    UNSCORED,
+    DeadLetter,
+    Decisions,
+    Range,
+    decision_id,
+)
+from streaming.documents import alert_rows, dead_letter_message, decision_messages
+from streaming.ledger import Ledger
+from streaming.publish import ALERTS, DEAD_LETTERS, DECISIONS, Publisher
+from streaming.records import EXPECTED_CODES, REKEYED, Records
+from streaming.rows import dead_letter_copy, decision_copy
+from streaming.scoring import Pin, Scores
+from streaming.states import StateStore
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The payments of a range that parsed and lie in their user's partition, in log order."""
+
+    rows: npt.NDArray[np.int64]  # positions in Records
+    payments: pa.RecordBatch
+    letters: list[DeadLetter]  # every record that did not get this far
+
+    def after(self, keep: npt.NDArray[np.bool_]) -> "Placed":
+        if keep.all():
+            return self
+        return replace(self, rows=self.rows[keep], payments=self.payments.filter(pa.array(keep)))
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Features and flags of the placed payments, and the states they left behind."""
+
+    features: npt.NDArray[np.float32]
+    flags: npt.NDArray[np.uint8]
+    users: list[str]
+    states: npt.NDArray[np.void]
+
+
+@dataclass
+class Taken:
+    """What became of a range; `seconds` by step, `published` False where Kafka did not take everything."""
+
+    partition: int
+    first: int
+    until: int
+    outcomes: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+    published: bool = True
+    model_version: str | None = None
+    oldest: int = 0  # broker's timestamp of the oldest record decided, microseconds
+
+
+class Road:
+    """The nine steps over the real stores; one per Python worker, used by one task at a time."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        states: StateStore,
+        publisher: Publisher,
+        scorer: Callable[[npt.NDArray[np.float32], Pin | None], Scores],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._states = states
+        self._publisher = publisher
+        self._scorer = scorer
+        self._clock = clock
+        self._options = parse_options(settings)
+
+    def take(self, records: Records, pin: Pin | None, accepted: frozenset[tuple[int, int, int]]) -> Taken:
+        """Decide one range, exactly once.
+
+        1 parse, 2 claim, 3 load, 4 fold, 5 score, 6 decide, 7 commit, 8 save, 9 publish.
+        `accepted` are ranges (partition, first, last offset) whose dead letters an operator accepted.
+        Raises LedgerMoved or Fenced when another job has the partition, SchemaBreak, StateLost, StateAhead,
+        StateCorrupt, and DependencyDown from a store: the same range may then simply be taken again.
+        """
+        attempt = str(uuid4())
+        watch = _Stopwatch()
+        placed = self._parse(records)
+        watch.lap("parse")
+        committed = self._ledger.claim(records.partition, attempt)
+        folded_until = self._folded_until(records.partition, attempt, committed)
+        watch.lap("claim")
+        self._refuse_schema_break(records, placed, committed, accepted)
+        placed = placed.after(records.offsets[placed.rows] >= folded_until)
+        events = events_of(placed.payments)
+        folded, laps = self._fold(records, placed, events)
+        watch.laps(laps)
+        fresh = records.offsets[placed.rows] >= committed
+        if (folded.flags[fresh] & kernel.FOLDED).any():
+            raise StateCorrupt(f"partition {records.partition}: a user state is ahead of folded_until")
+        scores = self._score(placed, folded, fresh, pin)
+        watch.lap("score")
+        decisions, letters = self._decide(records, placed, folded, fresh, scores, committed)
+        watch.lap("decide")
+        done = self._range(records, attempt, committed, decisions, letters)
+        if done.records:
+            copies = (
+                decision_copy(decisions) if len(decisions) else b"",
+                dead_letter_copy(done.topic, done.partition, done.processed, letters) if letters else b"",
+            )
+            watch.lap("encode")
+            self._ledger.commit(done, committed, *copies)
+        watch.lap("commit")
+        if records.until > folded_until:
+            self._states.save(records.partition, attempt, folded.users, folded.states, records.until)
+        watch.lap("save")
+        published = self._publish(records, done, decisions, letters)
+        watch.lap("publish")
+        return _taken(done, watch.seconds, published, records.ingested, letters)
+
+    # ---- 1 parse
+
+    def _parse(self, records: Records) -> Placed:
+        parsed = parse(records.values, records.ingested, self._options)
+        letters = records.rejected(parsed.rejects)
+        rows, payments = parsed.rows, parsed.payments
+        belongs = partitions_of(payments.column("user_id"), self._settings.partitions, murmur2=self._settings.murmur2)
+        misplaced = belongs != records.partition
+        for position in np.flatnonzero(misplaced).tolist():
+            letters.append(records.misplaced(int(rows[position]), int(belongs[position])))
+        return Placed(rows, payments, letters).after(~misplaced)
+
+    # ---- 2 claim
+
+    def _folded_until(self, partition: int, attempt: str, committed: int) -> int:
+        folded = self._states.claim(partition, attempt)
+        if folded is None:
+            if committed:
+                raise StateLost(partition, committed)
+            return 0
+        if folded > committed:
+            raise StateAhead(partition, folded, committed)
+        return folded
+
+    def _refuse_schema_break(
+        self,
+        records: Records,
+        placed: Placed,
+        committed: int,
+        accepted: frozenset[tuple[int, int, int]],
+    ) -> None:
+        fresh = int((records.offsets >= committed).sum())
+        bad = [x for x in placed.letters if x.offset >= committed and x.code not in EXPECTED_CODES]
+        bad = [x for x in bad if not any(p == records.partition and a <= x.offset <= b for p, a, b in accepted)]
+        if len(bad) > self._settings.dead_letter_floor and len(bad) > self._settings.dead_letter_ceiling * fresh:
+            most_common = Counter(letter.code for letter in bad).most_common(1)[0][0]
+            offsets = [letter.offset for letter in bad]
+            raise SchemaBreak(records.partition, min(offsets), max(offsets), len(bad), fresh, most_common)
+
+    # ---- 3 load, 4 fold
+
+    def _fold(self, records: Records, placed: Placed, events: Events) -> tuple[Folded, dict[str, float]]:
+        watch = _Stopwatch()
+        hashes, first, slots = np.unique(events.user, return_index=True, return_inverse=True)
+        users = placed.payments.column("user_id").take(pa.array(first)).to_pylist()
+        states = self._states.load(records.partition, users, hashes)
+        watch.lap("load")
+        features, flags = kernel.fold(
+            states, slots.astype(np.int64), events, records.partition, records.offsets[placed.rows]
+        )
+        watch.lap("fold")
+        return Folded(features, flags, users, states), watch.seconds
+
+    # ---- 5 score
+
+    def _score(
+        self, placed: Placed, folded: Folded, fresh: npt.NDArray[np.bool_], pin: Pin | None
+    ) -> tuple[npt.NDArray[np.int64], Scores]:
+        """Scores of the payments that get one: the returned positions are in the order of `placed`."""
+        currency = placed.payments.column("currency")
+        usable = fresh & (folded.flags & (kernel.DUPLICATE | kernel.CONFLICT | kernel.FOLDED) == 0)
+        if currency.null_count < len(currency):
+            same = pa.compute.equal(currency.fill_null(self._settings.currency), self._settings.currency)
+            usable &= same.to_numpy(zero_copy_only=False)
+        positions = np.flatnonzero(usable)
+        return positions, self._scorer(folded.features[positions], pin)
+
+    # ---- 6 decide
+
+    def _decide(
+        self,
+        records: Records,
+        placed: Placed,
+        folded: Folded,
+        fresh: npt.NDArray[np.bool_],
+        scored: tuple[npt.NDArray[np.int64], Scores],
+        committed: int,
+    ) -> tuple[Decisions, list[DeadLetter]]:
+        positions, scores = scored
+        n = len(placed.rows)
+        score = np.zeros(n, np.float32)
+        reasons, shares = np.full((n, 4), 255, np.uint8), np.zeros((n, 4), np.float32)
+        outcome, unscored = np.full(n, UNSCORED, np.uint8), np.full(n, CURRENCY_UNSUPPORTED, np.uint8)
+        score[positions] = scores.records["score"]
+        reasons[positions], shares[positions] = scores.records["reasons"], scores.records["shares"]
+        unscored[positions] = scores.unscored
+        outcome[positions[scores.unscored == NOT_UNSCORED]] = SCORED
+        duplicate = folded.flags & kernel.DUPLICATE != 0
+        outcome[duplicate], unscored[duplicate] = DUPLICATE, NOT_UNSCORED
+        threshold = scores.pin.threshold if scores.pin else 1.0
+        is_anomaly, decision = decide(score, outcome == SCORED, threshold, self._settings.reject_threshold)
+
+        conflict = folded.flags & kernel.CONFLICT != 0
+        letters = [letter for letter in placed.letters if letter.offset >= committed]
+        for position in np.flatnonzero(conflict & fresh).tolist():
+            letters.append(records.conflicting(int(placed.rows[position])))
+        keep = fresh & ~conflict
+        kept = placed.after(keep)
+        decisions = Decisions(
+            topic=self._settings.topic,
+            partition=records.partition,
+            payments=kept.payments,
+            offsets=records.offsets[kept.rows],
+            ingested=records.ingested[kept.rows],
+            processed=int(self._clock() * 1e6),
+            outcome=outcome[keep],
+            unscored=unscored[keep],
+            scores=score[keep],
+            is_anomaly=is_anomaly[keep],
+            decision=decision[keep],
+            reasons=reasons[keep],
+            shares=shares[keep],
+            features=folded.features[keep].reshape(-1, WIDTH),
+            late=folded.flags[keep] & kernel.LATE != 0,
+            model_version=scores.pin.version if scores.pin else None,
+            feature_set_id=scores.pin.feature_set_id if scores.pin else None,
+            ruleset=RULESET,
+            currency=self._settings.currency,
+        )
+        return decisions, letters
+
+    # ---- 7 commit
+
+    def _range(
+        self, records: Records, attempt: str, committed: int, decisions: Decisions, letters: list[DeadLetter]
+    ) -> Range:
+        fresh = records.offsets[records.offsets >= committed]
+        counts = np.bincount(decisions.outcome, minlength=3)
+        return Range(
+            topic=self._settings.topic,
+            partition=records.partition,
+            first=int(fresh[0]) if len(fresh) else committed,
+            until=max(records.until, committed),
+            attempt=attempt,
+            processed=decisions.processed,
+            model_version=decisions.model_version,
+            feature_set_id=decisions.feature_set_id,
+            ruleset=decisions.ruleset,
+            records=len(fresh),
+            dead_letters=len(letters),
+            outcomes={
+                "scored": int(counts[SCORED]),
+                "unscored": int(counts[UNSCORED]),
+                "duplicate": int(counts[DUPLICATE]),
+            },
+        )
+
+    # ---- 9 publish
+
+    def _publish(self, records: Records, done: Range, d: Decisions, letters: list[DeadLetter]) -> bool:
+        """Put the range on Kafka and note it; False where Kafka did not take it (repaired later)."""
+        if not done.records:
+            return True
+        try:
+            self._publisher.send(DECISIONS, done.partition, decision_messages(d))
+            self._publisher.send(ALERTS, done.partition, decision_messages(d, alert_rows(d)))
+            self._publisher.send(
+                DEAD_LETTERS,
+                done.partition,
+                [
+                    dead_letter_message(done.topic, done.partition, done.processed, letter)
+                    for letter in letters
+                    if letter.code != REKEYED
+                ],
+            )
+            put_in_place(self._publisher, self._settings, done.partition, letters)
+            self._publisher.flush()
+            self._ledger.mark_published(done.partition, done.first)
+        except DependencyDown as error:
+            log.warning("range %s-%d from %d not published: %s", done.topic, done.partition, done.first, error)
+            return False
+        return True
+
+
+def put_in_place(publisher: Publisher, settings: Settings, partition: int, letters: list[DeadLetter]) -> None:
+    """Produce the re-keyed payments of a partition again, each into the partition its user belongs to."""
+    for letter in letters:
+        if letter.code != REKEYED:
+            continue
+        payment = parse_one(letter.payload, letter.ingested, parse_options(settings))
+        user = payment.column("user_id")
+        belongs = partitions_of(user, settings.partitions, murmur2=settings.murmur2)
+        origin = decision_id(settings.topic, partition, letter.offset)
+        publisher.send_again(settings.topic, int(belongs[0]), user[0].as_py().encode(), letter.payload, origin)
+
+
+def parse_options(settings: Settings) -> ParseOptions:
+    return ParseOptions(
+        currency=settings.currency,
+        pan_in_ids=settings.pan_in_ids,
+        future_tolerance_us=settings.future_tolerance_s * 1_000_000,
+    )
+
+
+def _taken(
+    done: Range,
+    seconds: dict[str, float],
+    published: bool,
+    ingested: npt.NDArray[np.int64],
+    letters: list[DeadLetter],
+) -> Taken:
+    return Taken(
+        partition=done.partition,
+        first=done.first,
+        until=done.until,
+        outcomes=Counter(done.outcomes) + Counter(letter.code for letter in letters),
+        seconds=seconds,
+        published=published,
+        model_version=done.model_version,
+        oldest=int(ingested[0]),
+    )
+
+
+class _Stopwatch:
+    """Seconds by step, one lap after the other."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[step] = self.seconds.get(step, 0.0) + now - self._last
+        self._last = now
+
+    def laps(self, seconds: dict[str, float]) -> None:
+        """Take over laps measured inside; this watch goes on from now."""
+        self.seconds.update(seconds)
+        self._last = time.perf_counter()

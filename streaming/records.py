@@ -1,0 +1,66 @@
+"""Records as they come from Kafka, and the dead letters of those that cannot be decided."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from feature_repo.parser import Rejects
+
+from streaming.decisions import DeadLetter
+
+REKEYED, KEY_MISMATCH, ID_CONFLICT = "REKEYED", "KEY_MISMATCH", "ID_CONFLICT"
+# Outcomes of records that are as their producer meant them: they never count towards SCHEMA_BREAK.
+EXPECTED_CODES = frozenset({REKEYED, ID_CONFLICT, "TOMBSTONE"})
+
+CONFLICT_DETAIL = "the user's transaction_id was used before for another payment"
+
+
+@dataclass(frozen=True)
+class Records:
+    """A contiguous range of one Kafka partition in offset order; at least one record."""
+
+    partition: int
+    offsets: npt.NDArray[np.int64]
+    values: pa.Array  # binary, null for a tombstone
+    ingested: npt.NDArray[np.int64]  # broker's timestamp, microseconds since 1970 UTC
+    moved: npt.NDArray[np.bool_]  # carries our header: was put in its place once already
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def until(self) -> int:
+        return int(self.offsets[-1]) + 1
+
+    def rejected(self, rejects: Rejects) -> list[DeadLetter]:
+        """Dead letters of what the parser refused; it has redacted and cut the payloads."""
+        return [
+            DeadLetter(int(self.offsets[row]), code, detail, payload, size, sha256, int(self.ingested[row]))
+            for row, code, detail, payload, size, sha256 in zip(
+                rejects.rows.tolist(),
+                rejects.codes,
+                rejects.details,
+                rejects.payloads,
+                rejects.sizes.tolist(),
+                rejects.sha256,
+                strict=True,
+            )
+        ]
+
+    def misplaced(self, row: int, belongs: int) -> DeadLetter:
+        """A payment outside its user's partition: put in place once, a dead letter for good after that."""
+        where = f"lies in partition {self.partition}, its user's payments in {belongs}"
+        if self.moved[row]:
+            return self._parsed(row, KEY_MISMATCH, f"{where}; it had been put in place before")
+        return self._parsed(row, REKEYED, f"{where}; produced again there")
+
+    def conflicting(self, row: int) -> DeadLetter:
+        return self._parsed(row, ID_CONFLICT, CONFLICT_DETAIL)
+
+    def _parsed(self, row: int, code: str, detail: str) -> DeadLetter:
+        """A record the parser accepted: it holds no card number and at most 64 KiB, so it is kept whole."""
+        payload = self.values[row].as_py()
+        digest = hashlib.sha256(payload).digest()
+        return DeadLetter(int(self.offsets[row]), code, detail, payload, len(payload), digest, int(self.ingested[row]))

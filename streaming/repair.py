@@ -1,0 +1,95 @@
+"""Publishing what a crash left unpublished: from PostgreSQL, never by deciding again."""
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from feature_repo.settings import Settings
+from streaming.decisions import DeadLetter, decision_id
+from streaming.documents import SCORE_DECIMALS, Message, dead_letter_message
+from streaming.ledger import Ledger
+from streaming.partition import put_in_place
+from streaming.publish import ALERTS, DEAD_LETTERS, DECISIONS, Publisher
+from streaming.records import REKEYED
+
+log = logging.getLogger(__name__)
+
+UNPUBLISHED = """
+    SELECT kafka_partition, first_offset, until_offset, processed_at FROM ledger_ranges
+    WHERE kafka_topic = %s AND published_at IS NULL ORDER BY kafka_partition, first_offset
+"""
+# processed_at is one moment per range and indexed; the offsets tell ranges of the same moment apart.
+DECIDED = """
+    SELECT revision, ingested_at, kafka_topic, kafka_partition, kafka_offset, transaction_id, user_id, amount,
+        currency, event_time, merchant, location, payment_method, outcome, unscored_reason, anomaly_score,
+        is_anomaly, anomaly_reasons, decision, model_version, feature_set_id, ruleset_version, late, processed_at
+    FROM decisions
+    WHERE processed_at = %s AND kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s
+        AND kafka_offset < %s
+    ORDER BY kafka_offset
+"""
+BURIED = """
+    SELECT kafka_offset, code, detail, payload, payload_bytes, payload_sha256, ingested_at FROM dead_letters
+    WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s
+    ORDER BY kafka_offset
+"""
+
+
+def publish_unpublished(settings: Settings, ledger: Ledger, publisher: Publisher) -> int:
+    """Publish every committed range that was not; returns how many. Raises DependencyDown."""
+    with ledger.transaction() as cursor:
+        cursor.execute(UNPUBLISHED, (settings.topic,))
+        ranges = cursor.fetchall()
+    for partition, first, until, processed in ranges:
+        with ledger.transaction() as cursor:
+            cursor.execute(DECIDED, (processed, settings.topic, partition, first, until))
+            names = [column.name for column in cursor.description or ()]
+            rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            cursor.execute(BURIED, (settings.topic, partition, first, until))
+            letters = [_letter(row) for row in cursor.fetchall()]
+        messages = [decision_message(row) for row in rows]
+        alerts = [message for message, row in zip(messages, rows, strict=True) if row["is_anomaly"]]
+        publisher.send(DECISIONS, partition, messages)
+        publisher.send(ALERTS, partition, alerts)
+        publisher.send(
+            DEAD_LETTERS,
+            partition,
+            [
+                dead_letter_message(settings.topic, partition, _micros(processed), letter)
+                for letter in letters
+                if letter.code != REKEYED
+            ],
+        )
+        put_in_place(publisher, settings, partition, letters)
+        publisher.flush()
+        ledger.mark_published(partition, first)
+        log.info("published %s-%d from %d to %d, left behind earlier", settings.topic, partition, first, until)
+    return len(ranges)
+
+
+def decision_message(row: dict[str, Any]) -> Message:
+    """A row of `decisions` as the document of topic `decisions`: the same keys in the same order."""
+    identity = decision_id(row["kafka_topic"], row["kafka_partition"], row["kafka_offset"])
+    document: dict[str, Any] = {"decision_id": identity}
+    for name, value in row.items():
+        if isinstance(value, datetime):
+            document[name] = value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        elif name == "amount":
+            document[name] = float(value)
+        elif name == "anomaly_score" and value is not None:
+            document[name] = round(value, SCORE_DECIMALS)
+        elif name == "anomaly_reasons":
+            document[name] = value or []
+        else:
+            document[name] = value
+    return Message(identity.encode(), json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def _letter(row: tuple[Any, ...]) -> DeadLetter:
+    offset, code, detail, payload, size, sha256, ingested = row
+    return DeadLetter(offset, code, detail, bytes(payload or b""), size, bytes(sha256 or b""), _micros(ingested))
+
+
+def _micros(moment: datetime) -> int:
+    return round(moment.timestamp() * 1_000_000)

@@ -1,0 +1,106 @@
+"""`vigil stream`: one job per home folder, stopped between batches, never inside one."""
+
+import fcntl
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from types import FrameType
+
+import redis
+
+from feature_repo.errors import AlreadyRunning, BadConfiguration, DependencyDown
+from feature_repo.settings import Settings
+from streaming.job import Batch, Job, session, start
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.2
+
+
+def run(
+    settings: Settings,
+    jars: list[Path],
+    *,
+    master: str = "local[*]",
+    until_caught_up: bool = False,
+    accepted: frozenset[tuple[int, int, int]] = frozenset(),
+    on_batch: Callable[[Batch], None] | None = None,
+) -> int:
+    """Run the job until it is asked to stop or, with `until_caught_up`, has read what the topic holds now.
+
+    Returns 0, or 128 plus the signal that stopped it. Raises what stopped it otherwise: LedgerMoved, Fenced,
+    StateLost, StateAhead, SchemaBreak, DependencyDown at the start, AlreadyRunning.
+    """
+    with only_one(settings), _signals() as (stopping, received):
+        check_redis(settings)
+        job = Job(settings, accepted, on_batch)
+        job.starting_offsets()  # refuse before Spark starts, which takes seconds
+        spark = session(settings, jars, master)
+        try:
+            query = start(spark, job, settings, until_caught_up=until_caught_up)
+            while query.isActive:
+                if stopping.is_set():
+                    with job.busy:
+                        query.stop()
+                time.sleep(POLL_S)
+            if job.stopped_by:
+                raise job.stopped_by
+            failure = query.exception()
+            if failure:
+                raise failure
+        finally:
+            spark.stop()
+    return 128 + received[0] if received else 0
+
+
+@contextmanager
+def only_one(settings: Settings) -> Iterator[None]:
+    """Hold this home folder's stream lock; the kernel releases it whatever way the process ends."""
+    folder = settings.home / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "stream.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise AlreadyRunning("vigil stream", int(lock.read() or 0)) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def check_redis(settings: Settings) -> None:
+    """Refuse a Redis that may evict user states. Raises DependencyDown and BadConfiguration."""
+    try:
+        with redis.Redis.from_url(settings.redis_url, socket_timeout=5) as client:
+            policy = client.info("memory").get("maxmemory_policy")
+    except redis.RedisError as error:
+        raise DependencyDown("Redis", settings.redis_url.split("@")[-1], str(error)) from error
+    if policy != "noeviction":
+        raise BadConfiguration(
+            f"Redis evicts keys (maxmemory-policy {policy}): user states would be lost",
+            remedy="set maxmemory-policy noeviction",
+        )
+
+
+@contextmanager
+def _signals() -> Iterator[tuple[Event, list[int]]]:
+    """SIGTERM and Ctrl-C set the event; what was received is kept for the exit code."""
+    stopping, received = Event(), []  # type: Event, list[int]
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        stopping.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopping, received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

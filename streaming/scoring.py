@@ -1,0 +1,122 @@
+"""Step 5: scores from the model service, under one pinned version for the whole range."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.errors import DependencyDown, FeatureSetMismatch, ModelLoading, ModelVersionMismatch
+from feature_repo.features import feature_set_id, positions
+from serving.client import LoadedModel, ModelClient
+from serving.wire import SCORED as SCORED_RECORD
+from streaming.decisions import FEATURE_SET_MISMATCH, MODEL_DOWN, NOT_UNSCORED
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 3  # calls per chunk before its payments go unscored
+FIRST_PAUSE_S = 0.2  # doubled after each failed call
+REPINS = 5  # the alias moving faster than this is a fault of its own: the range goes unscored
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The model version a range is scored with, and what is needed to feed it."""
+
+    version: str
+    feature_set_id: str
+    columns: tuple[int, ...]  # positions in features.NAMES
+    threshold: float  # score at or above which a payment is an anomaly
+
+    @classmethod
+    def of(cls, model: LoadedModel) -> "Pin":
+        """Raises FeatureSetMismatch where the running kernel cannot compute what the model consumes."""
+        try:
+            columns = tuple(positions(model.columns))
+        except KeyError as error:
+            raise FeatureSetMismatch(f"feature {error.args[0]}", "a kernel without it") from error
+        ours = feature_set_id(model.columns)
+        if ours != model.feature_set_id:
+            raise FeatureSetMismatch(model.feature_set_id, ours)
+        return cls(model.version, model.feature_set_id, columns, model.threshold)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of n payments: wire.SCORED records, why one has none (255 where it has), the version used."""
+
+    records: npt.NDArray[np.void]
+    unscored: npt.NDArray[np.uint8]
+    pin: Pin | None
+
+
+def champion(client: ModelClient) -> Pin | None:
+    """The version to pin now; None while the service has none or does not answer."""
+    try:
+        models = client.models()
+        return Pin.of(models.get(models.champion))
+    except (DependencyDown, ModelLoading, ModelVersionMismatch) as error:
+        log.warning("no champion to pin: %s", error)
+        return None
+
+
+class Scorer:
+    """Scores ranges through one client. `sleep` is passed in so that tests need not wait."""
+
+    def __init__(self, client: ModelClient, chunk_rows: int, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._client = client
+        self._chunk_rows = chunk_rows
+        self._sleep = sleep
+
+    def __call__(self, features: npt.NDArray[np.float32], pin: Pin | None) -> Scores:
+        """Score float32[n, WIDTH]. One version for all n: a version that went away starts the range again.
+
+        Never raises for a model that is away: those payments carry the reason they have no score.
+        """
+        for _ in range(REPINS):
+            if pin is None:
+                return _without(len(features), MODEL_DOWN)
+            try:
+                return self._under(features, pin)
+            except ModelVersionMismatch as error:
+                log.info("version %s is no longer loaded (%s), pinning anew", pin.version, error)
+                pin = champion(self._client)
+            except FeatureSetMismatch as error:
+                log.error("the model cannot be fed: %s", error)
+                return _without(len(features), FEATURE_SET_MISMATCH)
+        return _without(len(features), MODEL_DOWN)
+
+    def _under(self, features: npt.NDArray[np.float32], pin: Pin) -> Scores:
+        scores = Scores(
+            records=np.zeros(len(features), SCORED_RECORD),
+            unscored=np.full(len(features), NOT_UNSCORED, np.uint8),
+            pin=pin,
+        )
+        scores.records["reasons"] = 255
+        columns = features[:, pin.columns]
+        for start in range(0, len(features), self._chunk_rows):
+            chunk = slice(start, start + self._chunk_rows)
+            answer = self._patiently(columns[chunk], pin)
+            if answer is None:  # the service is away: asking for the rest would only add to the delay
+                scores.unscored[start:] = MODEL_DOWN
+                break
+            scores.records[chunk] = answer
+        return scores
+
+    def _patiently(self, columns: npt.NDArray[np.float32], pin: Pin) -> npt.NDArray[np.void] | None:
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._client.score(columns, pin.version, pin.feature_set_id)
+            except (DependencyDown, ModelLoading) as error:
+                log.warning("model service: %s", error)
+                if attempt + 1 < ATTEMPTS:
+                    self._sleep(FIRST_PAUSE_S * 2**attempt)
+        return None
+
+
+def _without(n: int, reason: int) -> Scores:
+    records = np.zeros(n, SCORED_RECORD)
+    records["reasons"] = 255
+    return Scores(records, np.full(n, reason, np.uint8), None)
