@@ -14,7 +14,7 @@ import psycopg2.extensions
 
 from feature_repo.errors import DependencyDown, LedgerMoved
 from feature_repo.features import NAMES
-from streaming.decisions import DUPLICATE, OUTCOMES, SCORED, UNSCORED, Range, moment
+from streaming.decisions import DUPLICATE, OUTCOMES, SCORED, UNSCORED, Range
 from streaming.rows import DEAD_LETTER_COLUMNS, DECISION_COLUMNS
 
 COPY_CHUNK_BYTES = 1 << 18
@@ -35,8 +35,8 @@ MOVE = """
 RANGE = """
     INSERT INTO ledger_ranges (kafka_topic, kafka_partition, first_offset, until_offset, attempt,
         model_version, feature_set_id, ruleset_version, feature_names, records, scored, unscored, duplicates,
-        dead_letters, processed_at, committed_at)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now())
+        dead_letters, committed_at)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now())
 """
 PUBLISHED = """
     UPDATE ledger_ranges SET published_at = now()
@@ -124,7 +124,6 @@ class Ledger:
                 (
                     done.topic, done.partition, done.first, done.until, done.attempt, done.model_version,
                     done.feature_set_id, done.ruleset, list(NAMES), done.records, *counts, done.dead_letters,
-                    moment(done.processed),
                 ),
             )  # fmt: skip
 

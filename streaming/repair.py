@@ -5,8 +5,10 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from feature_repo.settings import Settings
-from streaming.decisions import DeadLetter, decision_id
+from streaming.decisions import REVISION, DeadLetter, decision_id, row_id
 from streaming.documents import SCORE_DECIMALS, Message, dead_letter_message
 from streaming.ledger import Ledger
 from streaming.partition import put_in_place
@@ -16,21 +18,21 @@ from streaming.records import REKEYED
 log = logging.getLogger(__name__)
 
 UNPUBLISHED = """
-    SELECT kafka_partition, first_offset, until_offset, processed_at FROM ledger_ranges
+    SELECT kafka_partition, first_offset, until_offset FROM ledger_ranges
     WHERE kafka_topic = %s AND published_at IS NULL ORDER BY kafka_partition, first_offset
 """
-# processed_at is one moment per range and indexed; the offsets tell ranges of the same moment apart.
+# By id, which is made of partition and offset and has a small index of its own.
 DECIDED = """
     SELECT revision, ingested_at, kafka_topic, kafka_partition, kafka_offset, transaction_id, user_id, amount,
         currency, event_time, merchant, location, payment_method, outcome, unscored_reason, anomaly_score,
         is_anomaly, anomaly_reasons, decision, model_version, feature_set_id, ruleset_version, late, processed_at
     FROM decisions
-    WHERE processed_at = %s AND kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s
-        AND kafka_offset < %s
+    WHERE id >= %s AND id < %s AND kafka_topic = %s AND revision = %s
     ORDER BY kafka_offset
 """
 BURIED = """
-    SELECT kafka_offset, code, detail, payload, payload_bytes, payload_sha256, ingested_at FROM dead_letters
+    SELECT kafka_offset, code, detail, payload, payload_bytes, payload_sha256, ingested_at, processed_at
+    FROM dead_letters
     WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s
     ORDER BY kafka_offset
 """
@@ -41,13 +43,14 @@ def publish_unpublished(settings: Settings, ledger: Ledger, publisher: Publisher
     with ledger.transaction() as cursor:
         cursor.execute(UNPUBLISHED, (settings.topic,))
         ranges = cursor.fetchall()
-    for partition, first, until, processed in ranges:
+    for partition, first, until in ranges:
         with ledger.transaction() as cursor:
-            cursor.execute(DECIDED, (processed, settings.topic, partition, first, until))
+            low, high = row_id(partition, np.array([first, until]), 0).tolist()
+            cursor.execute(DECIDED, (low, high, settings.topic, REVISION))
             names = [column.name for column in cursor.description or ()]
             rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
             cursor.execute(BURIED, (settings.topic, partition, first, until))
-            letters = [_letter(row) for row in cursor.fetchall()]
+            buried = [_letter(row) for row in cursor.fetchall()]
         messages = [decision_message(row) for row in rows]
         alerts = [message for message, row in zip(messages, rows, strict=True) if row["is_anomaly"]]
         publisher.send(DECISIONS, partition, messages)
@@ -56,12 +59,12 @@ def publish_unpublished(settings: Settings, ledger: Ledger, publisher: Publisher
             DEAD_LETTERS,
             partition,
             [
-                dead_letter_message(settings.topic, partition, _micros(processed), letter)
-                for letter in letters
+                dead_letter_message(settings.topic, partition, processed, letter)
+                for letter, processed in buried
                 if letter.code != REKEYED
             ],
         )
-        put_in_place(publisher, settings, partition, letters)
+        put_in_place(publisher, settings, partition, [letter for letter, _ in buried])
         publisher.flush()
         ledger.mark_published(partition, first)
         log.info("published %s-%d from %d to %d, left behind earlier", settings.topic, partition, first, until)
@@ -86,9 +89,11 @@ def decision_message(row: dict[str, Any]) -> Message:
     return Message(identity.encode(), json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
 
 
-def _letter(row: tuple[Any, ...]) -> DeadLetter:
-    offset, code, detail, payload, size, sha256, ingested = row
-    return DeadLetter(offset, code, detail, bytes(payload or b""), size, bytes(sha256 or b""), _micros(ingested))
+def _letter(row: tuple[Any, ...]) -> tuple[DeadLetter, int]:
+    """A row of `dead_letters` and the moment it was decided."""
+    offset, code, detail, payload, size, sha256, ingested, processed = row
+    letter = DeadLetter(offset, code, detail, bytes(payload or b""), size, bytes(sha256 or b""), _micros(ingested))
+    return letter, _micros(processed)
 
 
 def _micros(moment: datetime) -> int:

@@ -1,0 +1,31 @@
+"""What each role may do. Applied after every upgrade, so a role made later gets its rights too.
+
+The writer appends: it cannot change or delete a decision. The reader reads.
+"""
+
+WRITER = "vigil_writer"
+READER = "vigil_reader"
+
+GRANTS: dict[str, tuple[str, ...]] = {
+    WRITER: (
+        "SELECT, INSERT ON decisions, dead_letters, audit",
+        "SELECT, INSERT, UPDATE ON ledger",
+        "SELECT, INSERT, UPDATE (published_at) ON ledger_ranges",
+        "SELECT, INSERT, UPDATE, DELETE ON parked_documents",
+        "SELECT ON alembic_version",
+        "EXECUTE ON FUNCTION ensure_decision_partitions(date, integer)",
+    ),
+    READER: (
+        "SELECT ON decisions, dead_letters, audit, ledger, ledger_ranges, parked_documents, alembic_version",
+    ),
+}
+
+
+def statements(existing_roles: set[str]) -> list[str]:
+    """GRANT statements for those of our roles that exist in the server; all are idempotent."""
+    return [
+        f"GRANT {grant} TO {role}"
+        for role, grants in GRANTS.items()
+        if role in existing_roles
+        for grant in grants
+    ]

@@ -1,0 +1,102 @@
+"""The stores of the nine steps in memory, with the same refusals as the real ones."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo import state
+from feature_repo.errors import DependencyDown, Fenced, LedgerMoved
+from serving.wire import SCORED
+from streaming.decisions import NOT_UNSCORED, Range
+from streaming.documents import Message
+from streaming.scoring import Pin, Scores
+
+PIN = Pin(version="7", feature_set_id="fs_test", columns=(0, 1), threshold=0.9)
+
+
+@dataclass
+class FakeLedger:
+    committed: dict[int, int] = field(default_factory=dict)
+    attempts: dict[int, str] = field(default_factory=dict)
+    ranges: list[Range] = field(default_factory=list)
+    published: list[tuple[int, int]] = field(default_factory=list)
+    fail_after_commit: bool = False  # the connection breaks once the transaction is through
+
+    def claim(self, partition: int, attempt: str) -> int:
+        self.attempts[partition] = attempt
+        return self.committed.get(partition, 0)
+
+    def commit(self, done: Range, committed: int, decisions: bytes, dead_letters: bytes) -> None:
+        ours = self.attempts.get(done.partition) == done.attempt
+        if not ours or self.committed.get(done.partition, 0) != committed:
+            raise LedgerMoved(done.topic, done.partition)
+        assert bool(decisions) == bool(done.records - done.dead_letters)
+        assert bool(dead_letters) == bool(done.dead_letters)
+        self.committed[done.partition] = done.until
+        self.ranges.append(done)
+        if self.fail_after_commit:
+            self.fail_after_commit = False
+            raise DependencyDown("PostgreSQL", "memory", "connection cut after COMMIT")
+
+    def mark_published(self, partition: int, first: int) -> None:
+        self.published.append((partition, first))
+
+
+@dataclass
+class FakeStates:
+    records: dict[str, bytes] = field(default_factory=dict)
+    fences: dict[int, str] = field(default_factory=dict)
+    folded: dict[int, int] = field(default_factory=dict)
+    fail_save: bool = False
+
+    def claim(self, partition: int, attempt: str) -> int | None:
+        self.fences[partition] = attempt
+        return self.folded.get(partition)
+
+    def load(self, partition: int, users: list[str], hashes: npt.NDArray[np.uint64]) -> state.States:
+        states = state.empty(hashes)
+        for row, user in enumerate(users):
+            if user in self.records:
+                states[row] = np.frombuffer(self.records[user], state.STATE_DTYPE)[0]
+        return states
+
+    def save(
+        self, partition: int, attempt: str, users: list[str], states: state.States, folded_until: int
+    ) -> None:
+        if self.fail_save:
+            self.fail_save = False
+            raise DependencyDown("Redis", "memory", "connection refused")
+        if self.fences[partition] != attempt:
+            raise Fenced(partition)
+        state.seal(states)
+        self.records.update({user: states[row].tobytes() for row, user in enumerate(users)})
+        self.folded[partition] = folded_until
+
+
+@dataclass
+class FakePublisher:
+    sent: list[tuple[str, int, Message]] = field(default_factory=list)
+    again: list[tuple[int, bytes, bytes, str]] = field(default_factory=list)
+    down: bool = False
+
+    def send(self, topic: str, partition: int, messages: list[Message]) -> None:
+        if not self.down:
+            self.sent += [(topic, partition, message) for message in messages]
+
+    def send_again(self, topic: str, partition: int, key: bytes, value: bytes, origin: str) -> None:
+        self.again.append((partition, key, value, origin))
+
+    def flush(self) -> None:
+        if self.down:
+            raise DependencyDown("Kafka", "memory", "no broker")
+
+
+def score_by_amount(features: npt.NDArray[np.float32], pin: Pin | None) -> Scores:
+    """A model whose score grows with the logarithm of the amount; without a pin there is no model."""
+    records = np.zeros(len(features), SCORED)
+    records["reasons"] = 255
+    records["reasons"][:, 0] = 0
+    records["score"] = np.clip(features[:, 0] / 10, 0, 1)
+    unscored = np.full(len(features), NOT_UNSCORED if pin else 0, np.uint8)
+    return Scores(records, unscored, pin)

@@ -1,0 +1,225 @@
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from feature_repo.errors import DependencyDown, Fenced, LedgerMoved, SchemaBreak, StateAhead, StateLost
+from feature_repo.hashing import partitions_of
+from feature_repo.settings import Settings
+from streaming.partition import Road, Taken
+from streaming.records import Records
+from streaming.scoring import Pin
+from tests.unit.road_fakes import PIN, FakeLedger, FakePublisher, FakeStates, score_by_amount
+
+NOW_US = 1_800_000_000_000_000
+SETTINGS = Settings(partitions=1)
+
+
+def payment(number: int, user: str = "u1", amount: float = 20.0, **other: Any) -> bytes:
+    return json.dumps(
+        {
+            "transaction_id": f"t{number}",
+            "user_id": user,
+            "amount": amount,
+            "timestamp": f"2027-01-15T07:{number % 60:02d}:00Z",
+            "merchant": "Online Store",
+            "location": "New York",
+            "payment_method": "credit_card",
+            **other,
+        }
+    ).encode()
+
+
+def records(values: list[bytes | None], first: int = 0, partition: int = 0, moved: bool = False) -> Records:
+    n = len(values)
+    return Records(
+        partition=partition,
+        offsets=np.arange(first, first + n, dtype=np.int64),
+        values=pa.array(values, pa.binary()),
+        ingested=np.full(n, NOW_US, np.int64),
+        moved=np.full(n, moved),
+    )
+
+
+class World:
+    """One road over stores in memory."""
+
+    def __init__(self, settings: Settings = SETTINGS) -> None:
+        self.ledger, self.states, self.publisher = FakeLedger(), FakeStates(), FakePublisher()
+        self.settings = settings
+        self.road = self.another()
+
+    def another(self) -> Road:
+        return Road(
+            self.settings,
+            self.ledger,  # type: ignore[arg-type]  # the fakes have the same methods
+            self.states,  # type: ignore[arg-type]
+            self.publisher,  # type: ignore[arg-type]
+            score_by_amount,
+            clock=lambda: NOW_US / 1e6,
+        )
+
+    def take(
+        self,
+        values: list[bytes | None],
+        first: int = 0,
+        pin: Pin | None = PIN,
+        accepted: frozenset[tuple[int, int, int]] = frozenset(),
+    ) -> Taken:
+        return self.road.take(records(values, first), pin, accepted)
+
+    def documents(self, topic: str) -> list[dict[str, Any]]:
+        return [json.loads(message.value) for name, _, message in self.publisher.sent if name == topic]
+
+
+def test_every_offset_gets_exactly_one_outcome() -> None:
+    world = World()
+    values = [payment(1), b"{", None, payment(1), payment(1, amount=99.0), payment(2), payment(3, currency="EUR")]
+    taken = world.take(values)
+    outcomes = {document["kafka_offset"]: document["outcome"] for document in world.documents("decisions")}
+    buried = {document["kafka_offset"]: document["code"] for document in world.documents("transactions.dlq")}
+    assert outcomes == {0: "scored", 3: "duplicate", 5: "scored", 6: "unscored"}
+    assert buried == {1: "NOT_JSON", 2: "TOMBSTONE", 4: "ID_CONFLICT"}
+    assert sum(taken.outcomes.values()) == len(values)
+    assert world.ledger.ranges[0].records == len(values)
+
+
+def test_taking_a_range_again_changes_nothing() -> None:
+    world = World()
+    values: list[bytes | None] = [payment(1), payment(2), b"x"]
+    world.take(values)
+    before = (dict(world.states.records), list(world.ledger.ranges), list(world.publisher.sent))
+    taken = world.take(values)
+    assert not taken.outcomes
+    assert (world.states.records, world.ledger.ranges, world.publisher.sent) == before
+
+
+def test_a_crash_between_commit_and_save_only_folds_again() -> None:
+    whole, broken = World(), World()
+    first: list[bytes | None] = [payment(1), payment(2)]
+    then: list[bytes | None] = [payment(3), payment(4)]
+    whole.take(first)
+    whole.take(then, first=2)
+    broken.states.fail_save = True
+    with pytest.raises(DependencyDown):
+        broken.take(first)
+    broken.take(first + then)
+    assert broken.states.records == whole.states.records
+    assert [(r.first, r.until) for r in broken.ledger.ranges] == [(0, 2), (2, 4)]
+
+
+def test_an_unknown_commit_outcome_is_settled_by_the_ledger() -> None:
+    world = World()
+    world.ledger.fail_after_commit = True
+    with pytest.raises(DependencyDown):
+        world.take([payment(1)])
+    taken = world.take([payment(1), payment(2)])
+    assert taken.outcomes == {"scored": 1}
+    assert [(r.first, r.until) for r in world.ledger.ranges] == [(0, 1), (1, 2)]
+
+
+def test_another_claim_before_the_commit_stops_the_loser_without_a_trace() -> None:
+    world = World()
+
+    def steal(features: Any, pin: Any) -> Any:
+        world.ledger.claim(0, "the other job")
+        return score_by_amount(features, pin)
+
+    world.road._scorer = steal
+    with pytest.raises(LedgerMoved):
+        world.take([payment(1)])
+    assert not world.ledger.ranges and not world.states.records and not world.publisher.sent
+
+
+def test_another_claim_before_the_save_fences_the_loser() -> None:
+    world = World()
+    commit = world.ledger.commit
+
+    def commit_then_lose(*args: Any) -> None:
+        commit(*args)
+        world.states.claim(0, "the other job")
+
+    world.ledger.commit = commit_then_lose  # type: ignore[method-assign]
+    with pytest.raises(Fenced):
+        world.take([payment(1)])
+    assert not world.states.records
+
+
+def test_decisions_without_states_refuse_to_score_from_empty_history() -> None:
+    world = World()
+    world.take([payment(1)])
+    world.states.folded.clear()
+    with pytest.raises(StateLost):
+        world.take([payment(2)], first=1)
+
+
+def test_states_ahead_of_the_ledger_refuse() -> None:
+    world = World()
+    world.take([payment(1), payment(2)])
+    world.ledger.committed[0] = 1
+    with pytest.raises(StateAhead):
+        world.take([payment(2)], first=1)
+
+
+def test_a_flood_of_bad_records_stops_before_anything_is_committed() -> None:
+    world = World()
+    values: list[bytes | None] = [payment(0), *[b"broken"] * 60]
+    with pytest.raises(SchemaBreak) as stop:
+        world.take(values)
+    assert not world.ledger.ranges
+    assert "0:1-60" in stop.value.remedy
+    taken = world.take(values, accepted=frozenset({(0, 1, 60)}))
+    assert taken.outcomes == {"scored": 1, "NOT_JSON": 60}
+
+
+def test_without_a_model_payments_are_reviewed_not_approved() -> None:
+    world = World()
+    world.take([payment(1)], pin=None)
+    document = world.documents("decisions")[0]
+    assert (document["outcome"], document["unscored_reason"]) == ("unscored", "MODEL_DOWN")
+    assert (document["decision"], document["anomaly_score"], document["model_version"]) == ("review", None, None)
+
+
+def test_a_flagged_payment_is_an_alert_with_its_reason() -> None:
+    world = World()
+    world.take([payment(1), payment(2, amount=1e6)])
+    alerts = world.documents("alerts")
+    assert [alert["transaction_id"] for alert in alerts] == ["t2"]
+    assert alerts[0]["anomaly_reasons"] == ["unusual_amount_for_user"]
+    assert (alerts[0]["is_anomaly"], alerts[0]["decision"], alerts[0]["model_version"]) == (True, "review", "7")
+
+
+def test_a_misplaced_payment_is_put_in_its_place_once() -> None:
+    settings = Settings(partitions=8)
+    world = World(settings)
+    belongs = int(partitions_of(pa.array(["u1"]), 8)[0])
+    wrong = (belongs + 1) % 8
+    world.road.take(records([payment(1)], partition=wrong), PIN, frozenset())
+    assert [(p, k) for p, k, _, _ in world.publisher.again] == [(belongs, b"u1")]
+    assert world.publisher.again[0][3] == f"transactions-{wrong}-0"
+    assert world.ledger.ranges[0].dead_letters == 1
+    assert not world.documents("transactions.dlq")
+    again = world.road.take(records([payment(1)], first=1, partition=wrong, moved=True), PIN, frozenset())
+    assert again.outcomes == {"KEY_MISMATCH": 1}
+    assert len(world.publisher.again) == 1
+
+
+def test_features_do_not_depend_on_how_the_log_is_cut() -> None:
+    values: list[bytes | None] = [payment(n, user=f"u{n % 3}", amount=10.0 + n) for n in range(40)]
+    whole, cut = World(), World()
+    whole.take(values)
+    for start in range(0, 40, 7):
+        cut.take(values[start : start + 7], first=start)
+    assert whole.states.records == cut.states.records
+    assert whole.documents("decisions") == cut.documents("decisions")
+
+
+def test_what_kafka_did_not_take_is_left_unpublished() -> None:
+    world = World()
+    world.publisher.down = True
+    taken = world.take([payment(1)])
+    assert not taken.published
+    assert not world.ledger.published
+    assert world.ledger.committed == {0: 1}
