@@ -161,11 +161,9 @@ class Road:
     # ---- 2 claim
 
     def _folded_until(self, partition: int, attempt: str, committed: int) -> int:
-        folded = self._states.claim(partition, attempt)
+        folded = self._states.claim(partition, attempt, untouched=committed == 0)
         if folded is None:
-            if committed:
-                raise StateLost(partition, committed)
-            return 0
+            raise StateLost(partition, committed)
         if folded > committed:
             raise StateAhead(partition, folded, committed)
         return folded

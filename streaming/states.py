@@ -24,13 +24,19 @@ class StateStore:
         self._url = url
         self._redis = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
 
-    def claim(self, partition: int, attempt: str) -> int | None:
-        """Raise our fence over the partition; returns `folded_until`, None where nothing was ever folded."""
+    def claim(self, partition: int, attempt: str, *, untouched: bool) -> int | None:
+        """Raise our fence over the partition; returns `folded_until`, None where Redis has lost it.
+
+        Where nothing of the partition was ever committed (`untouched`) it is written as 0 first: a crash
+        between the very first commit and its save then looks like any other.
+        """
         try:
             pipe = self._redis.pipeline(transaction=True)
             pipe.set(fence_key(partition), attempt)
+            if untouched:
+                pipe.set(folded_key(partition), 0, nx=True)
             pipe.get(folded_key(partition))
-            folded = pipe.execute()[1]
+            folded = pipe.execute()[-1]
         except redis.RedisError as error:
             raise self._down(error) from error
         return None if folded is None else int(folded)

@@ -50,8 +50,10 @@ class FakeStates:
     folded: dict[int, int] = field(default_factory=dict)
     fail_save: bool = False
 
-    def claim(self, partition: int, attempt: str) -> int | None:
+    def claim(self, partition: int, attempt: str, *, untouched: bool) -> int | None:
         self.fences[partition] = attempt
+        if untouched:
+            self.folded.setdefault(partition, 0)
         return self.folded.get(partition)
 
     def load(self, partition: int, users: list[str], hashes: npt.NDArray[np.uint64]) -> state.States:

@@ -139,7 +139,7 @@ def test_another_claim_before_the_save_fences_the_loser() -> None:
 
     def commit_then_lose(*args: Any) -> None:
         commit(*args)
-        world.states.claim(0, "the other job")
+        world.states.claim(0, "the other job", untouched=False)
 
     world.ledger.commit = commit_then_lose  # type: ignore[method-assign]
     with pytest.raises(Fenced):
