@@ -6,11 +6,13 @@ thrown away at every start, because the ledger and `folded_until` say where to b
 
 import json
 import logging
+import os
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
@@ -24,12 +26,11 @@ from serving.client import ModelClient
 from streaming.ledger import Ledger
 from streaming.publish import Publisher
 from streaming.repair import publish_unpublished
-from streaming.scoring import Pin, champion
+from streaming.scoring import champion
 from streaming.states import StateStore
 from streaming.task import RESULT_SCHEMA, TaskResult, run_task
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
 
@@ -141,17 +142,8 @@ class Job:
                 self._repair = False
         except DependencyDown as error:
             return [TaskResult.failed(-1, error)]
-        task = partial(_take_batches, self._settings, champion(self._models), self._accepted)
+        task = partial(run_task, self._settings, champion(self._models), self._accepted)
         return [TaskResult.of(row.asDict()) for row in batch.mapInArrow(task, RESULT_SCHEMA).collect()]
-
-
-def _take_batches(
-    settings: Settings,
-    pin: Pin | None,
-    accepted: frozenset[tuple[int, int, int]],
-    batches: Iterator["pa.RecordBatch"],
-) -> Iterator["pa.RecordBatch"]:
-    return run_task(settings, pin, accepted, batches)
 
 
 def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession":
@@ -181,6 +173,7 @@ def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession"
         "spark.local.dir": str(settings.home / "spark" / "local"),
         "spark.log.level": "WARN",
     }
+    os.environ["PYSPARK_PYTHON"] = sys.executable  # the only way Spark takes it outside spark-submit
     builder = SparkSession.builder.master(master).appName("vigil-stream")
     for name, value in options.items():
         builder = builder.config(name, str(value))

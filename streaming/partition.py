@@ -15,12 +15,12 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from feature_repo.parser import ParseOptions, parse, parse_one
 
 from feature_repo import kernel
 from feature_repo.errors import DependencyDown, SchemaBreak, StateAhead, StateCorrupt, StateLost
 from feature_repo.features import WIDTH
 from feature_repo.hashing import Events, events_of, partitions_of
+from feature_repo.parser import ParseOptions, parse, parse_one
 from feature_repo.settings import Settings
 from serving.decision import RULESET, decide
 from streaming.decisions import (

@@ -3,19 +3,18 @@
 import fcntl
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from types import FrameType
 
 import redis
 
 from feature_repo.errors import AlreadyRunning, BadConfiguration, DependencyDown
 from feature_repo.settings import Settings
 from streaming.job import Batch, Job, session, start
+from streaming.task import warm
 
 log = logging.getLogger(__name__)
 
@@ -25,26 +24,28 @@ POLL_S = 0.2
 def run(
     settings: Settings,
     jars: list[Path],
+    stop: Event,
     *,
     master: str = "local[*]",
     until_caught_up: bool = False,
     accepted: frozenset[tuple[int, int, int]] = frozenset(),
     on_batch: Callable[[Batch], None] | None = None,
-) -> int:
-    """Run the job until it is asked to stop or, with `until_caught_up`, has read what the topic holds now.
+) -> None:
+    """Run the job until `stop` is set or, with `until_caught_up`, it has read what the topic holds now.
 
-    Returns 0, or 128 plus the signal that stopped it. Raises what stopped it otherwise: LedgerMoved, Fenced,
-    StateLost, StateAhead, SchemaBreak, DependencyDown at the start, AlreadyRunning.
+    Stops between batches. Raises what stopped it otherwise: LedgerMoved, Fenced, StateLost, StateAhead,
+    SchemaBreak, DependencyDown at the start, AlreadyRunning.
     """
-    with only_one(settings), _signals() as (stopping, received):
+    with only_one(settings):
         check_redis(settings)
+        warm()
         job = Job(settings, accepted, on_batch)
         job.starting_offsets()  # refuse before Spark starts, which takes seconds
         spark = session(settings, jars, master)
         try:
             query = start(spark, job, settings, until_caught_up=until_caught_up)
             while query.isActive:
-                if stopping.is_set():
+                if stop.is_set():
                     with job.busy:
                         query.stop()
                 time.sleep(POLL_S)
@@ -55,7 +56,6 @@ def run(
                 raise failure
         finally:
             spark.stop()
-    return 128 + received[0] if received else 0
 
 
 @contextmanager
@@ -87,20 +87,3 @@ def check_redis(settings: Settings) -> None:
             f"Redis evicts keys (maxmemory-policy {policy}): user states would be lost",
             remedy="set maxmemory-policy noeviction",
         )
-
-
-@contextmanager
-def _signals() -> Iterator[tuple[Event, list[int]]]:
-    """SIGTERM and Ctrl-C set the event; what was received is kept for the exit code."""
-    stopping, received = Event(), []  # type: Event, list[int]
-
-    def note(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        stopping.set()
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stopping, received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -106,7 +107,8 @@ class SearchWriter:
     def _halve(self, entries: Sequence[bytes], error: ApiError) -> Answer:
         """A request refused as a whole: find the entries it is refused for."""
         if len(entries) == 1:
-            return Answer([], "", [Refusal(*bulk.address(entries[0]), _kind(error.body), error.message)])
+            reason = f"refused with status {error.status_code}"
+            return Answer([], "", [Refusal(*bulk.address(entries[0]), _kind(error.body), reason)])
         middle = len(entries) // 2
         first, second = self._send(entries[:middle]), self._send(entries[middle:])
         return Answer([*first.again, *second.again], first.cause or second.cause, first.refused + second.refused)
@@ -124,7 +126,7 @@ def _sort(entries: Sequence[bytes], response: Any) -> Answer:
             continue
         kind, reason = result["error"]["type"], result["error"]["reason"]
         if status in (400, TOO_LARGE) and kind not in NOT_THE_DOCUMENT:
-            refused.append(Refusal(*bulk.address(entry), kind, reason))
+            refused.append(Refusal(*bulk.address(entry), kind, _without_values(reason)))
         else:
             again.append(entry)
             cause = f"{status} {kind}: {reason}"
@@ -134,6 +136,11 @@ def _sort(entries: Sequence[bytes], response: Any) -> Answer:
 def _kind(body: Any) -> str:
     error = body.get("error") if isinstance(body, dict) else None
     return str(error.get("type")) if isinstance(error, dict) else "request_refused"
+
+
+def _without_values(reason: str) -> str:
+    """Up to where it quotes the document: a value may be something nobody should read here."""
+    return re.split(r"'|Preview of|The prefix of", reason, maxsplit=1)[0].strip()
 
 
 def _pause_s(tries: int) -> float:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from feature_repo import errors
+from feature_repo import errors, kernel, parser, state
 from feature_repo.errors import DependencyDown, VigilError
+from feature_repo.hashing import events_of, partitions_of
 from feature_repo.settings import Settings
 from serving.client import ModelClient
 from streaming.ledger import Ledger
@@ -163,3 +164,15 @@ def _moved(headers: pa.Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
     for row in np.flatnonzero(headers.is_valid().to_numpy(zero_copy_only=False)).tolist():
         moved[row] = any(header["key"] == ORIGIN_HEADER for header in headers[row].as_py())
     return moved
+
+
+def warm() -> None:
+    """Compile what a task runs, into numba's cache on disk, before the first worker needs it."""
+    parser.warm()
+    payment = parser.parse_one(parser.SAMPLE, 0, parser.ParseOptions(future_tolerance_us=2**62))
+    events = events_of(payment)
+    states = state.empty(events.user)
+    kernel.fold(states, np.zeros(1, np.int64), events, 0, np.zeros(1, np.int64))
+    state.seal(states)
+    state.check(states, events.user)
+    partitions_of(payment.column("user_id"), 1)

@@ -1,0 +1,120 @@
+"""The stream and the search index: `vigil stream`, `vigil index` and `vigil reindex`."""
+
+import json
+import logging
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from feature_repo import settings as configuration
+from feature_repo.errors import BadConfiguration
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def stream(
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="End when all that is in the topic now is decided.")
+    ] = False,
+    accept_dead_letters: Annotated[
+        list[str], typer.Option(metavar="PARTITION:FIRST-LAST", help="Go on past this range of bad records.")
+    ] = [],  # noqa: B006  # typer reads the default, nobody changes it
+    master: Annotated[str, typer.Option(help="Spark master.")] = "local[*]",
+) -> None:
+    """Decide payments from Kafka until stopped: features, score, decision, PostgreSQL, decisions topic."""
+    from infra.local.jars import spark_jars
+    from streaming.run import run
+
+    settings = configuration.load()
+    accepted = frozenset(_offsets(text) for text in accept_dead_letters)
+    with _until_signal() as stop:
+        run(settings, spark_jars(settings), stop, master=master, until_caught_up=until_caught_up, accepted=accepted)
+
+
+def _offsets(text: str) -> tuple[int, int, int]:
+    match = re.fullmatch(r"(\d+):(\d+)-(\d+)", text)
+    if not match:
+        raise BadConfiguration(f"--accept-dead-letters {text}: expected PARTITION:FIRST-LAST, such as 0:100-160")
+    partition, first, last = (int(group) for group in match.groups())
+    return partition, first, last
+
+
+def index(
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="End when all that is in the topic now is indexed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Index decisions from Kafka into Elasticsearch until stopped."""
+    from streaming import indexer
+
+    with _until_signal() as stop:
+        counts = indexer.run(configuration.load(), stop, until_caught_up)
+    _print(asdict(counts), as_json)
+
+
+def reindex(
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete the search indices first: search is incomplete meanwhile.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild the search index from PostgreSQL; the indexer may go on meanwhile."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from infra.elasticsearch import provision
+    from streaming import reindex as rebuilding
+
+    settings = configuration.load()
+    if fresh:
+        provision.remove(settings)
+    provision.apply(settings)
+    columns = (SpinnerColumn(), TextColumn("{task.completed} documents"), TimeElapsedColumn())
+    with _until_signal() as stop, Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("reindex", total=None)
+        counts = rebuilding.run(settings, stop, lambda done: progress.update(task, completed=done))
+    _print(asdict(counts), as_json)
+
+
+@contextmanager
+def _until_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set; the command then ends by itself and exits with 130 or 143."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for chatty in ("elastic_transport", "py4j"):  # a line per request otherwise
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    stop = threading.Event()
+    received: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        stop.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        raise typer.Exit(128 + received[0])
+
+
+def _print(result: dict[str, int], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        typer.echo(", ".join(f"{count} {name}" for name, count in result.items()))
+
+
+def register(app: typer.Typer) -> None:
+    app.command("stream")(stream)
+    app.command("index")(index)
+    app.command("reindex")(reindex)
