@@ -4,7 +4,7 @@ Hashes stand for ids, merchants and places inside the user state. They are SipHa
 column, so equal texts in different columns do not meet. Null text hashes to 0.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, fields
 from typing import Any
 
 import numba
@@ -41,6 +41,9 @@ class Events:
     device: npt.NDArray[np.uint64]  # 0 where none is named
     latitude: npt.NDArray[np.float64]  # NaN where unknown
     longitude: npt.NDArray[np.float64]
+
+    def take(self, keep: npt.NDArray[np.bool_]) -> "Events":
+        return Events(**{field.name: getattr(self, field.name)[keep] for field in fields(self)})
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Events":
         """A copy of some payments, in the order of `rows`."""

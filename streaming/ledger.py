@@ -36,7 +36,7 @@ RANGE = """
     INSERT INTO ledger_ranges (kafka_topic, kafka_partition, first_offset, until_offset, attempt,
         model_version, feature_set_id, ruleset_version, feature_names, records, scored, unscored, duplicates,
         dead_letters, committed_at)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now())
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp())
 """
 PUBLISHED = """
     UPDATE ledger_ranges SET published_at = now()

@@ -15,6 +15,7 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute
 
 from feature_repo import kernel
 from feature_repo.errors import DependencyDown, SchemaBreak, StateAhead, StateCorrupt, StateLost
@@ -65,6 +66,7 @@ class Folded:
 
     features: npt.NDArray[np.float32]
     flags: npt.NDArray[np.uint8]
+    ours: npt.NDArray[np.bool_]  # in the configured currency: the others have neither features nor flags
     users: list[str]
     states: npt.NDArray[np.void]
 
@@ -186,29 +188,38 @@ class Road:
     # ---- 3 load, 4 fold
 
     def _fold(self, records: Records, placed: Placed, events: Events) -> tuple[Folded, dict[str, float]]:
+        """States and features. Amounts of several currencies are never summed: foreign payments stay out."""
         watch = _Stopwatch()
+        ours = self._ours(placed.payments)
+        mine, events = placed.after(ours), events if ours.all() else events.take(ours)
         hashes, first, slots = np.unique(events.user, return_index=True, return_inverse=True)
-        users = placed.payments.column("user_id").take(pa.array(first)).to_pylist()
+        users = mine.payments.column("user_id").take(pa.array(first)).to_pylist()
         states = self._states.load(records.partition, users, hashes)
         watch.lap("load")
-        features, flags = kernel.fold(
-            states, slots.astype(np.int64), events, records.partition, records.offsets[placed.rows]
+        features = np.full((len(ours), WIDTH), np.nan, np.float32)
+        flags = np.zeros(len(ours), np.uint8)
+        features[ours], flags[ours] = kernel.fold(
+            states, slots.astype(np.int64), events, records.partition, records.offsets[mine.rows]
         )
         watch.lap("fold")
-        return Folded(features, flags, users, states), watch.seconds
+        return Folded(features, flags, ours, users, states), watch.seconds
+
+    def _ours(self, payments: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+        """Which payments are in the configured currency, as those that name none are."""
+        currency = payments.column("currency")
+        if currency.null_count == len(currency):
+            return np.ones(len(currency), np.bool_)
+        ours = pa.compute.equal(currency, self._settings.currency).fill_null(True)
+        return np.asarray(ours.to_numpy(zero_copy_only=False))
 
     # ---- 5 score
 
     def _score(
         self, placed: Placed, folded: Folded, fresh: npt.NDArray[np.bool_], pin: Pin | None
     ) -> tuple[npt.NDArray[np.int64], Scores]:
-        """Scores of the payments that get one: the returned positions are in the order of `placed`."""
-        currency = placed.payments.column("currency")
-        usable = fresh & (folded.flags & (kernel.DUPLICATE | kernel.CONFLICT | kernel.FOLDED) == 0)
-        if currency.null_count < len(currency):
-            same = pa.compute.equal(currency.fill_null(self._settings.currency), self._settings.currency)
-            usable &= same.to_numpy(zero_copy_only=False)
-        positions = np.flatnonzero(usable)
+        """Positions in `placed` of the payments that get a score, and their scores."""
+        seen = folded.flags & (kernel.DUPLICATE | kernel.CONFLICT) != 0
+        positions = np.flatnonzero(fresh & folded.ours & ~seen)
         return positions, self._scorer(folded.features[positions], pin)
 
     # ---- 6 decide

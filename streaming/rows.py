@@ -117,7 +117,7 @@ def decision_copy(d: Decisions) -> bytes:
         coded([_text_or_null(d.model_version), None], np.where(scored, 0, 1)),
         coded([_text_or_null(d.feature_set_id), None], np.where(scored, 0, 1)),
         constant(d.ruleset.encode(), n),
-        fixed(d.features.astype("<f4"), not_duplicate),
+        fixed(d.features.astype("<f4"), ~np.isnan(d.features[:, 0])),
         fixed(d.late),
         _time(d.ingested),
         _time(np.full(n, d.processed)),
