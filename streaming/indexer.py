@@ -24,7 +24,7 @@ TOPIC = "decisions"
 GROUP = "vigil-indexer"
 CHUNK = 2_000  # messages per call of the client
 LINGER_S = 0.3  # how long a document may wait for others
-KAFKA_TIMEOUT_S = 8.0
+KAFKA_TIMEOUT_S = 5.0
 REPORT_S = 30.0
 
 
@@ -164,13 +164,16 @@ def _reached(consumer: Consumer, goal: dict[int, int]) -> bool:
 
 def _report_expired(consumer: Consumer, partitions: list[TopicPartition]) -> None:
     """Documents that left the topic before they were indexed are found in PostgreSQL only."""
-    for position in consumer.committed(partitions, timeout=KAFKA_TIMEOUT_S):
-        low, _ = consumer.get_watermark_offsets(position, timeout=KAFKA_TIMEOUT_S)
-        if 0 <= position.offset < low:
-            log.error(
-                "%s-%d: offsets %d to %d expired before they were indexed; run `vigil reindex`",
-                *(TOPIC, position.partition, position.offset, low - 1),
-            )
+    try:
+        for position in consumer.committed(partitions, timeout=KAFKA_TIMEOUT_S):
+            low, _ = consumer.get_watermark_offsets(position, timeout=KAFKA_TIMEOUT_S)
+            if 0 <= position.offset < low:
+                log.error(
+                    "%s-%d: offsets %d to %d expired before they were indexed; run `vigil reindex`",
+                    *(TOPIC, position.partition, position.offset, low - 1),
+                )
+    except KafkaException as error:
+        log.warning("cannot tell whether documents expired: %s", error.args[0].str())
 
 
 def _not_a_decision(message: Message) -> Refusal:

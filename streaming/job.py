@@ -173,7 +173,9 @@ def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession"
         "spark.local.dir": str(settings.home / "spark" / "local"),
         "spark.log.level": "WARN",
     }
-    os.environ["PYSPARK_PYTHON"] = sys.executable  # the only way Spark takes it outside spark-submit
+    # The only way Spark takes either outside spark-submit; the second is where its web page listens.
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["SPARK_LOCAL_IP"] = settings.bind
     builder = SparkSession.builder.master(master).appName("vigil-stream")
     for name, value in options.items():
         builder = builder.config(name, str(value))

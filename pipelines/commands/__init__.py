@@ -2,4 +2,6 @@
 
 from types import ModuleType
 
-AREAS: tuple[ModuleType, ...] = ()
+from pipelines.commands import data, demo, features, model, stack, stream
+
+AREAS: tuple[ModuleType, ...] = (stack, data, demo, features, model, stream)

@@ -1,0 +1,186 @@
+"""Commands about models: train, promote, roll back, list, score."""
+
+import getpass
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from feature_repo import settings as configuration
+from feature_repo.errors import BadConfiguration, DataInvalid
+from feature_repo.settings import Settings
+
+if TYPE_CHECKING:
+    from pipelines.promote import Promotion
+
+DataOption = Annotated[str, typer.Option("--data", help="data set: a folder under $VIGIL_HOME/data")]
+FromOption = Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="first day, UTC")]
+ToOption = Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="last day, inclusive, UTC")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+SHOWN_METRICS = ("held_out_average_precision", "held_out_auc", "held_out_card_precision_100")
+
+
+def train(
+    data: DataOption,
+    first: FromOption,
+    last: ToOption,
+    labels_as_of: Annotated[
+        str | None,
+        typer.Option(
+            "--labels-as-of",
+            help="use only labels that had arrived by this time (ISO 8601, UTC without an offset); "
+            "default: the end of the last day plus the data set's median label delay",
+        ),
+    ] = None,
+    recipe: Annotated[str, typer.Option("--recipe", help="default or fast")] = "default",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change one value of the recipe; repeatable")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model on a window of days, judge it on held-out days and register a version."""
+    from training import recipes
+
+    cut = _time(labels_as_of) if labels_as_of else None
+    chosen = recipes.named(recipe, overrides or ())  # a slip of the pen should not cost a validation
+    settings = configuration.load()
+    with Console(stderr=True).status("validating") as status:
+        _validate_once(settings, data)
+        status.update("starting")
+        from training.registration import register
+        from training.train import fit
+
+        fitted = fit(settings, data, first.date(), last.date(), cut, chosen, status.update)
+        status.update("registering")
+        version = register(settings, fitted)
+    if as_json:
+        typer.echo(json.dumps({"version": version, "report": fitted.report}))
+        return
+    typer.echo(f"version {version} of {settings.model_name}, recipe {chosen.name}")
+    for line in summary(fitted.report, fitted.manifest.threshold):
+        typer.echo(f"  {line}")
+
+
+def promote(
+    version: Annotated[str, typer.Argument(help="a version, latest or an alias")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make a version the champion, if its artefact passes every integrity check."""
+    from pipelines.promote import promote as run
+
+    _tell(run(configuration.load(), version, getpass.getuser()), as_json)
+
+
+def rollback(as_json: JsonOption = False) -> None:
+    """Make the previous champion serve again."""
+    from pipelines.promote import rollback as run
+
+    _tell(run(configuration.load(), getpass.getuser()), as_json)
+
+
+def models(as_json: JsonOption = False) -> None:
+    """List the registered versions: aliases, recipe, feature set, held-out metrics."""
+    from pipelines.versions import Versions
+
+    versions = Versions(configuration.load()).all()
+    if as_json:
+        typer.echo(json.dumps([version.as_json() for version in versions]))
+        return
+    table = Table()
+    for heading in ("version", "aliases", "recipe", "feature set", "created", *SHOWN_METRICS):
+        table.add_column(heading)
+    for version in versions:
+        created = datetime.fromtimestamp(version.created_at_ms / 1_000, UTC)
+        numbers = [f"{version.metrics[name]:.3f}" if name in version.metrics else "-" for name in SHOWN_METRICS]
+        table.add_row(
+            version.version,
+            ", ".join(version.aliases),
+            version.recipe,
+            version.feature_set_id,
+            f"{created:%Y-%m-%d %H:%M}",
+            *numbers,
+        )
+    Console().print(table)
+
+
+def score(
+    data: DataOption,
+    first: FromOption,
+    last: ToOption,
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write")],
+    model: Annotated[str, typer.Option("--model", help="a version, latest or an alias")] = "champion",
+    as_json: JsonOption = False,
+) -> None:
+    """Score a window of a data set offline: one row per transaction, with reasons."""
+    from pipelines.scoring import score_window
+
+    with Console(stderr=True).status("scoring"):
+        done = score_window(configuration.load(), data, model, first.date(), last.date(), out)
+    if as_json:
+        typer.echo(json.dumps(done))
+        return
+    typer.echo(
+        f"{done['transactions']:,} transactions to {done['out']} by version {done['model_version']}: "
+        f"{done['scored']:,} scored, {done['anomalies']:,} anomalies, {done['unscored']:,} not to be scored"
+    )
+
+
+def summary(report: dict[str, Any], threshold: float) -> list[str]:
+    """The report in a few lines."""
+    rows, held = report["rows"], report["held_out"]
+    lines = [
+        f"{rows['trained_on']:,} payments without a known fraud, {rows['known_fraud']:,} frauds set aside",
+        f"{rows['too_young']:,} payments too young to have a label",
+        f"threshold {threshold:.4f} from {rows['held_out']:,} held-out payments",
+    ]
+    if "average_precision" not in held:
+        return [*lines, "no fraud is known in the held-out days: nothing to judge by"]
+    for name, values in {"this model": held, **report["baselines"]}.items():
+        lines.append(
+            f"{name.replace('_', ' ')}: average precision {values['average_precision']:.3f}, "
+            f"AUC {values['auc']:.3f}, card precision at 100 {values['card_precision_100']:.3f}"
+        )
+    return lines
+
+
+def _tell(promotion: "Promotion", as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(promotion.as_json()))
+    elif promotion.changed:
+        typer.echo(f"version {promotion.version} is champion, before it was {promotion.previous or 'none'}")
+    else:
+        typer.echo(f"version {promotion.version} is champion already")
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadConfiguration(f"--labels-as-of {text!r} is not a time in ISO 8601") from error
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _validate_once(settings: Settings, data: str) -> None:
+    """Raises DataInvalid; a passing report that is younger than the history is believed."""
+    folder = settings.home / "data" / data
+    report, history = folder / "validation.json", folder / "history.parquet"
+    if not history.is_file():
+        raise BadConfiguration(f"there is no data set {data} ({history})", remedy="vigil simulate or vigil import")
+    fresh = report.is_file() and report.stat().st_mtime >= history.stat().st_mtime
+    if fresh and json.loads(report.read_text())["passed"]:
+        return
+    from pipelines import quality
+
+    checked = quality.validate(settings, data)
+    if not checked.passed:
+        raise DataInvalid(data, checked.failures)
+
+
+def register(app: typer.Typer) -> None:
+    for command in (train, score, promote, rollback, models):
+        app.command()(command)

@@ -1,0 +1,120 @@
+"""The local stack: up, down, status, logs, restart, doctor."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from feature_repo import settings as configuration
+
+if TYPE_CHECKING:
+    from infra.local.stack import Stack
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Name = Annotated[str, typer.Argument(help="A service, as `vigil status` names it.")]
+
+
+def up(
+    only: Annotated[
+        str | None, typer.Option(help="Services to start, with commas between; what they need comes along.")
+    ] = None,
+) -> None:
+    """Start the local stack, or what is named of it; a running stack gets what it lacks."""
+    from infra.local.stack import Stack
+
+    names = [name.strip() for name in only.split(",") if name.strip()] if only is not None else None
+    stack = Stack(configuration.load())
+    with Console(stderr=True).status("starting") as spinner:
+        stack.up(names, lambda *news: _show(spinner.console, spinner.update, *news))
+    _table(stack)
+
+
+def down() -> None:
+    """Stop everything `vigil up` started, also what a killed supervisor left behind."""
+    from infra.local.stack import Stack
+
+    with Console(stderr=True).status("stopping") as spinner:
+        ran = Stack(configuration.load()).down(lambda *news: _show(spinner.console, spinner.update, *news))
+    typer.echo(f"stopped {', '.join(ran)}" if ran else "nothing was running")
+
+
+def status(as_json: AsJson = False) -> None:
+    """Show each service: its state, process and address."""
+    from infra.local.stack import Stack
+
+    stack = Stack(configuration.load())
+    if not as_json:
+        _table(stack)
+        return
+    found = stack.status()
+    rows = [{"name": s.name, "state": s.state, "pid": s.pid, "url": s.url, "detail": s.detail} for s in found]
+    typer.echo(json.dumps({"services": rows, "degraded": [s.name for s in found if s.degraded]}, indent=2))
+
+
+def logs(
+    name: Name,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines from the end.")] = 100,
+) -> None:
+    """Print the end of a service's log (`supervisor` has one too)."""
+    from infra.local import logs as log_files
+    from infra.local.stack import Stack
+
+    log = Stack(configuration.load()).log(name)
+    for line in log_files.follow(log, lines) if follow else log_files.tail(log, lines):
+        typer.echo(line)
+
+
+def restart(name: Name) -> None:
+    """Stop one service and start it again; the others stay up."""
+    from infra.local.stack import Stack
+
+    stack = Stack(configuration.load())
+    with Console(stderr=True).status("restarting") as spinner:
+        stack.restart(name, lambda *news: _show(spinner.console, spinner.update, *news))
+    typer.echo(f"{name} is up")
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check what this machine must have, and say what to do about what it lacks. Exit code 4 if something is."""
+    from infra.local import doctor as checks
+
+    findings = checks.examine(configuration.load())
+    if as_json:
+        typer.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+    else:
+        console = Console(highlight=False, soft_wrap=True)
+        for finding in findings:
+            mark = {"ok": "[green]ok  [/]", "note": "[yellow]note[/]", "bad": "[bold red]bad [/]"}[finding.verdict]
+            console.print(f"{mark} {finding.what}: {finding.found}")
+            if finding.remedy:
+                console.print(f"     try: {finding.remedy}")
+    if any(finding.verdict == "bad" for finding in findings):
+        raise typer.Exit(4)
+
+
+def _show(console: Console, update: Callable[[str], None], name: str, state: str, detail: str) -> None:
+    """What lasts is printed, what passes is shown beside the spinner."""
+    if state in ("up", "failed", "taken", "waiting") or (state == "down" and name != "provision"):
+        console.print(f"{name:<14} {state:<9} {detail}", highlight=False, soft_wrap=True)
+    else:
+        update(f"{name} {state} {detail}")
+
+
+def _table(stack: "Stack") -> None:
+    colours = {"up": "green", "down": "dim", "starting": "yellow", "stopping": "yellow"}
+    table = Table("service", "state", "pid", "address", "detail", box=None, pad_edge=False)
+    for s in stack.status():
+        address = re.sub(r":[^:/@]+@", ":***@", s.url)  # a password belongs in --json and stack.env only
+        colour = colours.get(s.state, "bold red")
+        table.add_row(s.name, f"[{colour}]{s.state}[/]", str(s.pid or ""), address, s.detail)
+    Console().print(table)
+
+
+def register(app: typer.Typer) -> None:
+    for command in (up, down, status, logs, restart, doctor):
+        app.command(command.__name__)(command)
