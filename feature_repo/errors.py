@@ -194,14 +194,71 @@ class ModelOutputInvalid(VigilError):
 
 
 class ArtifactCorrupt(VigilError):
-    """A model artefact failed an integrity check: hash, manifest, shape, golden rows or finite output."""
+    """A model artefact failed an integrity check: `check` is its name, in snake case."""
 
     code = "ARTIFACT_CORRUPT"
     family = Family.REFUSE
     status = 422
 
-    def __init__(self, artifact: str, what: str) -> None:
+    def __init__(self, artifact: str, what: str, *, check: str = "artifact") -> None:
         super().__init__(f"{artifact}: {what}")
+        self.check = check
+        self.what = what
+
+
+# ---- HTTP requests to our services ------------------------------------------------------------------
+
+
+class PathUnknown(VigilError):
+    code = "NOT_FOUND"
+    family = Family.REFUSE
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("there is nothing at this path")
+
+
+class MethodNotAllowed(VigilError):
+    code = "METHOD_NOT_ALLOWED"
+    family = Family.REFUSE
+    status = 405
+
+    def __init__(self, allowed: list[str]) -> None:
+        super().__init__(f"this path answers {', '.join(allowed) or 'no method'}")
+        self.allowed = allowed
+
+
+class MediaTypeUnsupported(VigilError):
+    code = "UNSUPPORTED_MEDIA_TYPE"
+    family = Family.REFUSE
+    status = 415
+
+    def __init__(self, accepted: str) -> None:
+        super().__init__(f"the body must come with Content-Type {accepted}" if accepted else "no body is taken here")
+        self.accepted = accepted
+
+
+class ParameterInvalid(VigilError):
+    """A query parameter is unknown or cannot be used; `name` is one of ours, or empty for an unknown one."""
+
+    code = "PARAMETER_INVALID"
+    family = Family.REFUSE
+    status = 422
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(f"{name} {what}" if name else what)
+        self.name = name
+
+
+class IdConflict(VigilError):
+    """The user's last payments hold this transaction id with another payload."""
+
+    code = "ID_CONFLICT"
+    family = Family.REFUSE
+    status = 409
+
+    def __init__(self) -> None:
+        super().__init__("this transaction_id was used with another payload among the user's last payments")
 
 
 # ---- the stream's order ---------------------------------------------------------------------------
@@ -260,6 +317,37 @@ class StateCorrupt(VigilError):
     code = "STATE_CORRUPT"
     exit_code = 8
     remedy = "vigil state rebuild"
+
+
+class StatesInUse(VigilError):
+    """The live user states hold payments of the stream; a history's states may not replace them."""
+
+    code = "STATES_IN_USE"
+    family = Family.REFUSE
+    status = 409
+    exit_code = 5
+    remedy = "vigil reset to start over, or --force to replace the states all the same"
+
+    def __init__(self, topic: str, partition: int, committed_until: int) -> None:
+        super().__init__(
+            f"the stream has decided {topic}-{partition} up to offset {committed_until}: its user states "
+            "hold payments that a history does not"
+        )
+
+
+class RecordViewReadOnly(VigilError):
+    """Feast was asked to write a view whose rows are state records: only the stream writes those."""
+
+    code = "RECORD_VIEW_READ_ONLY"
+    family = Family.REFUSE
+    status = 409
+    exit_code = 2
+    evidence = ("view",)
+    remedy = "vigil replay --online writes user states from a history, vigil stream from the topic"
+
+    def __init__(self, view: str) -> None:
+        super().__init__(f"view {view} holds user state records, which Feast reads but never writes")
+        self.view = view
 
 
 class SchemaBreak(VigilError):

@@ -4,7 +4,7 @@ Hashes stand for ids, merchants and places inside the user state. They are SipHa
 column, so equal texts in different columns do not meet. Null text hashes to 0.
 """
 
-from dataclasses import dataclass, fields, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numba
@@ -24,6 +24,9 @@ _COLUMNS = (
     "channel",
     "device_id",
 )
+# Numbers are compared as integers of so many decimals: 4 of an amount, 9 of a coordinate (a tenth of a millimetre).
+_NUMBERS = ("amount", "latitude", "longitude")
+_SCALES = np.array([1e4, 1e9, 1e9])
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,8 @@ class Events:
     latitude: npt.NDArray[np.float64]  # NaN where unknown
     longitude: npt.NDArray[np.float64]
 
-    def take(self, keep: npt.NDArray[np.bool_]) -> "Events":
-        return Events(**{field.name: getattr(self, field.name)[keep] for field in fields(self)})
-
-    def take(self, rows: npt.NDArray[np.int64]) -> "Events":
-        """A copy of some payments, in the order of `rows`."""
+    def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Events":
+        """A copy of some payments: those at positions `rows`, in that order, or where a mask says so."""
         return Events(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
@@ -114,6 +114,7 @@ def _hash_column(
 def _combine(
     texts: npt.NDArray[np.uint64],
     numbers: npt.NDArray[np.float64],
+    scales: npt.NDArray[np.float64],
     time: npt.NDArray[np.int64],
     out: npt.NDArray[np.uint64],
 ) -> None:
@@ -124,9 +125,8 @@ def _combine(
         for column in range(texts.shape[0]):
             h = (_rotl(h, 29) ^ texts[column, row]) * prime
         for column in range(numbers.shape[0]):
-            # amounts and coordinates carry at most 4 and 9 decimals: scaled, equal numbers are equal integers
             value = numbers[column, row]
-            scaled = U64(np.int64(np.round(value * 1e4))) if value == value else U64(0x7FF8000000000000)
+            scaled = U64(np.int64(np.round(value * scales[column]))) if value == value else U64(0x8000000000000000)
             h = (_rotl(h, 29) ^ scaled) * prime
         out[row] = h ^ (h >> U64(32))
 
@@ -160,12 +160,12 @@ def events_of(payments: pa.RecordBatch) -> Events:
     hashes = np.empty((len(_COLUMNS), payments.num_rows), np.uint64)
     for position, name in enumerate(_COLUMNS):
         hashes[position] = hash_texts(payments.column(name), name)
-    numbers = np.empty((3, payments.num_rows))
-    for position, name in enumerate(("amount", "latitude", "longitude")):
+    numbers = np.empty((len(_NUMBERS), payments.num_rows))
+    for position, name in enumerate(_NUMBERS):
         numbers[position] = payments.column(name).to_numpy(zero_copy_only=False)
     time = payments.column("event_time").cast(pa.int64()).to_numpy()
     payload = np.empty(payments.num_rows, np.uint64)
-    _combine(hashes, numbers, time, payload)
+    _combine(hashes, numbers, _SCALES, time, payload)
     text = dict(zip(_COLUMNS, hashes, strict=True))
     return Events(
         user=text["user_id"],

@@ -6,18 +6,28 @@ tests.
 """
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from feature_repo import features as catalogue
+from feature_repo import state
+from feature_repo.compiled import entry, part, source_stamp
 from feature_repo.features import RING_SIZE, SHRINK_K, WIDTH
 from feature_repo.hashing import Events
 from feature_repo.state import DAYS, HOURS, States
 
 State = Any  # one record of STATE_DTYPE, as compiled code sees it
+Set = npt.NDArray[np.int64]  # see _is_new
+AHEAD = 3  # payments between asking for a record and folding into it
+CACHE_LINE = 64
+_TABLE = 2 * RING_SIZE  # places of a Set: never more than half full
 
 SECOND = 1_000_000
 HOUR = 3_600 * SECOND
@@ -48,28 +58,36 @@ _NEW_METHOD, _NEW_DEVICE, _SMALL_RUN, _JUMP, _HISTORY = catalogue.positions(
 )
 
 
-@numba.njit(inline="always")
-def _known(bits: npt.NDArray[np.uint64], value: int) -> bool:
-    """Whether a Bloom filter has seen this hash: 4 probes by double hashing (Kirsch, Mitzenmacher 2006)."""
+# log(1 + n) of small counts: rings hold at most 32 payments, and most users few payments a day.
+_LOG_COUNT = np.log1p(np.arange(1_024)).astype(np.float32)
+
+
+@part
+def _log(value: float) -> Any:
+    """Natural logarithm in single precision, which is what a feature holds: half the time of a double."""
+    return math.log(np.float32(value))
+
+
+@part
+def _log_count(count: int) -> Any:
+    return _LOG_COUNT[count] if count < _LOG_COUNT.shape[0] else _log(1.0 + count)
+
+
+@part
+def _remember(bits: npt.NDArray[np.uint64], value: int) -> bool:
+    """Add a hash to a Bloom filter; whether it was there. 4 probes by double hashing (Kirsch, Mitzenmacher 2006)."""
     size = np.uint64(bits.shape[0] * 64)
     step = (value >> np.uint64(33)) | np.uint64(1)
+    known = np.uint64(1)
     for probe in range(4):
         at = (value + np.uint64(probe) * step) % size
-        if (bits[np.int64(at >> np.uint64(6))] >> (at & np.uint64(63))) & np.uint64(1) == np.uint64(0):
-            return False
-    return True
+        word, bit = np.int64(at >> np.uint64(6)), at & np.uint64(63)
+        known &= bits[word] >> bit
+        bits[word] |= np.uint64(1) << bit
+    return known != np.uint64(0)
 
 
-@numba.njit(inline="always")
-def _remember(bits: npt.NDArray[np.uint64], value: int) -> None:
-    size = np.uint64(bits.shape[0] * 64)
-    step = (value >> np.uint64(33)) | np.uint64(1)
-    for probe in range(4):
-        at = (value + np.uint64(probe) * step) % size
-        bits[np.int64(at >> np.uint64(6))] |= np.uint64(1) << (at & np.uint64(63))
-
-
-@numba.njit(inline="always")
+@part
 def _clear_skipped(
     counts: npt.NDArray[np.uint32], sums: npt.NDArray[np.float32], head: int, now: int, size: int
 ) -> None:
@@ -80,7 +98,7 @@ def _clear_skipped(
         sums[tile % size] = np.float32(0)
 
 
-@numba.njit
+@part
 def _reset(s: State) -> None:
     s.count = 0
     s.log_mean = 0.0
@@ -99,15 +117,44 @@ def _reset(s: State) -> None:
     s.devices[:] = 0
 
 
-@numba.njit(inline="always")
-def _shrunk_ratio(amount: float, count: int, total: float) -> float:
+@part
+def _advance(s: State, t: int) -> None:
+    """Move the tiles forward to this payment, or start afresh after a long silence."""
+    if s.count and t - s.newest > RESET_AFTER:
+        _reset(s)
+    hour, day = t // HOUR, t // DAY
+    if s.count == 0:
+        s.hour_head = hour
+        s.day_head = day
+        return
+    if hour > s.hour_head:
+        _clear_skipped(s.hour_count, s.hour_sum, s.hour_head, hour, HOURS)
+        s.hour_head = hour
+    if day > s.day_head:
+        _clear_skipped(s.day_count, s.day_sum, s.day_head, day, DAYS)
+        s.day_head = day
+
+
+@part
+def _total(counts: npt.NDArray[np.uint32], sums: npt.NDArray[np.float32]) -> tuple[int, float]:
+    """Payments and amounts in all tiles; two sums at a time, as each waits for its last addition."""
+    count, even, odd = 0, 0.0, 0.0
+    for pair in range(counts.shape[0] // 2):
+        count += np.int64(counts[2 * pair]) + np.int64(counts[2 * pair + 1])
+        even += sums[2 * pair]
+        odd += sums[2 * pair + 1]
+    return count, even + odd
+
+
+@part
+def _shrunk_ratio(amount: float, count: int, total: float) -> Any:
     """log(amount / mean), weighted by how much history backs the mean; 0 without history."""
     if count == 0 or total <= 0.0:
-        return 0.0
-    return math.log(amount * count / total) * count / (count + SHRINK_K)
+        return np.float32(0.0)
+    return _log(amount * count / total) * np.float32(count / (count + SHRINK_K))
 
 
-@numba.njit
+@part
 def _km_per_hour(lat1: float, lon1: float, t1: int, lat2: float, lon2: float, t2: int) -> float:
     """Great-circle speed between two payments (haversine)."""
     rad = math.pi / 180.0
@@ -115,11 +162,11 @@ def _km_per_hour(lat1: float, lon1: float, t1: int, lat2: float, lon2: float, t2
         math.sin((lat2 - lat1) * rad / 2) ** 2
         + math.cos(lat1 * rad) * math.cos(lat2 * rad) * math.sin((lon2 - lon1) * rad / 2) ** 2
     )
-    km = 2 * EARTH_RADIUS_KM * math.asin(min(1.0, math.sqrt(a)))
+    km = 2 * EARTH_RADIUS_KM * math.asin(math.sqrt(min(1.0, max(0.0, a))))
     return km / max(abs(t2 - t1) / HOUR, MIN_TRAVEL_HOURS)
 
 
-@numba.njit
+@part
 def _seen(s: State, identity: int, payload: int) -> int:
     """DUPLICATE, CONFLICT or 0: what the user's last payments say of this id."""
     for i in range(min(s.count, RING_SIZE)):
@@ -128,52 +175,48 @@ def _seen(s: State, identity: int, payload: int) -> int:
     return 0
 
 
-@numba.njit
+@part
+def _is_new(table: Set, value: Any, round_: int) -> int:
+    """1 the first time a 32-bit hash is shown in a round, else 0. A tiny open-addressing set, never emptied."""
+    entry = (round_ << 32) | np.int64(value)
+    at = value & (_TABLE - 1)
+    while table[at] >> 32 == round_:
+        if table[at] == entry:
+            return 0
+        at = (at + 1) & (_TABLE - 1)
+    table[at] = entry
+    return 1
+
+
+@part
 def _features(
-    s: State, t: int, amount: float, merchant: int, place: int, method: int, device: int,
-    lat: float, lon: float, out: npt.NDArray[np.float32],
+    s: State, t: int, amount: float, log_amount: float, cos: float, sin: float, known: tuple[bool, bool, bool, bool],
+    lat: float, lon: float, merchants: Set, places: Set, round_: int, out: npt.NDArray[np.float32],
 ) -> None:  # fmt: skip
     """Features of one payment from the state before it; tiles are already advanced to `now`."""
     n = s.count
     now = max(t, s.newest) if n else t
-    weight = n / (n + SHRINK_K)
-    log_amount = math.log1p(amount)
+    weight = np.float32(n / (n + SHRINK_K))
 
-    week_count, month_count, week_sum, month_sum = 0, 0, 0.0, 0.0
-    day = now // DAY
-    for back in range(DAYS):
-        tile = (day - back) % DAYS
-        month_count += s.day_count[tile]
-        month_sum += s.day_sum[tile]
-        if back == 6:
-            week_count, week_sum = month_count, month_sum
-    count_24h, sum_24h = 0, 0.0
-    for tile in range(HOURS):
-        count_24h += s.hour_count[tile]
-        sum_24h += s.hour_sum[tile]
+    month_count, month_sum = _total(s.day_count, s.day_sum)
+    day_count, day_sum = _total(s.hour_count, s.hour_sum)
+    week_count, week_sum = 0, 0.0
+    for day in range(s.day_head - 6, s.day_head + 1):
+        week_count += s.day_count[day % DAYS]
+        week_sum += s.day_sum[day % DAYS]
 
     small = SMALL_SHARE * month_sum / month_count if month_count else 0.0
-    in_10m, in_1h, small_run, merchants, places, largest = 0, 0, 0, 0, 0, 0.0
-    filled = min(n, RING_SIZE)
-    for i in range(filled):
+    in_10m, in_1h, small_run, shops, towns, largest = 0, 0, 0, 0, 0, np.float32(0.0)
+    for i in range(min(n, RING_SIZE)):
         largest = max(largest, s.ring_amount[i])
         age = now - s.ring_time[i]
-        if age < HOUR:
-            in_1h += 1
-            if age < HOUR // 6:
-                in_10m += 1
-            if s.ring_amount[i] < small:
-                small_run += 1
         if age < DAY:
-            new_merchant, new_place = 1, 1
-            for j in range(i):
-                if now - s.ring_time[j] < DAY:
-                    if s.ring_merchant[j] == s.ring_merchant[i]:
-                        new_merchant = 0
-                    if s.ring_place[j] == s.ring_place[i]:
-                        new_place = 0
-            merchants += new_merchant
-            places += new_place
+            shops += _is_new(merchants, s.ring_merchant[i], round_)
+            towns += _is_new(places, s.ring_place[i], round_)
+            if age < HOUR:
+                in_1h += 1
+                in_10m += age < HOUR // 6
+                small_run += s.ring_amount[i] < small
 
     out[_AMOUNT_LOG] = log_amount
     out[_RATIO_7D] = _shrunk_ratio(amount, week_count, week_sum)
@@ -181,35 +224,35 @@ def _features(
     out[_RATIO_30D] = ratio
     deviation = math.sqrt((s.log_m2 + SHRINK_K * PRIOR_VARIANCE) / (n + SHRINK_K))
     out[_Z] = weight * (log_amount - s.log_mean) / deviation
-    out[_TO_MAX] = math.log(amount / largest) if largest > 0.0 else 0.0
-    out[_COUNT_10M] = math.log1p(in_10m)
-    out[_COUNT_1H] = math.log1p(in_1h)
-    out[_COUNT_24H] = math.log1p(count_24h)
+    out[_TO_MAX] = _log(amount / largest) if largest > 0.0 else 0.0
+    out[_COUNT_10M] = _log_count(in_10m)
+    out[_COUNT_1H] = _log_count(in_1h)
+    out[_COUNT_24H] = _log_count(day_count)
     days_known = min(30.0, max(1.0, (now - s.first) / DAY)) if n else 1.0
-    out[_RATE_24H] = math.log((1.0 + count_24h) / (1.0 + month_count / days_known))
-    out[_SPEND_24H] = math.log((1.0 + sum_24h) / (1.0 + month_sum / days_known))
-    out[_SINCE] = math.log1p((t - s.newest) / SECOND) if n and t > s.newest else 0.0
-    angle = (t % DAY) * (2.0 * math.pi / DAY)
-    closeness = (math.cos(angle) * s.hour_cos + math.sin(angle) * s.hour_sin) / (n + SHRINK_K)
-    out[_HOUR_DISTANCE] = weight - closeness
-    out[_NEW_MERCHANT] = 0.0 if _known(s.merchants, merchant) else weight
-    out[_MERCHANTS_24H] = math.log1p(merchants)
-    out[_NEW_LOCATION] = 0.0 if _known(s.places, place) else weight
-    out[_LOCATIONS_24H] = math.log1p(places)
+    out[_RATE_24H] = _log((1.0 + day_count) / (1.0 + month_count / days_known))
+    out[_SPEND_24H] = _log((1.0 + day_sum) / (1.0 + month_sum / days_known))
+    out[_SINCE] = _log(1.0 + (t - s.newest) / SECOND) if n and t > s.newest else 0.0
+    out[_HOUR_DISTANCE] = weight - (cos * s.hour_cos + sin * s.hour_sin) / (n + SHRINK_K)
+    known_merchant, known_place, known_method, known_device = known
+    out[_NEW_MERCHANT] = 0.0 if known_merchant else weight
+    out[_MERCHANTS_24H] = _log_count(shops)
+    out[_NEW_LOCATION] = 0.0 if known_place else weight
+    out[_LOCATIONS_24H] = _log_count(towns)
     out[_SPEED] = 0.0
-    if s.has_geo and not math.isnan(lat):
-        out[_SPEED] = math.log1p(_km_per_hour(s.latitude, s.longitude, s.geo_time, lat, lon, t))
-    out[_NEW_METHOD] = 0.0 if _known(s.methods, method) else weight
-    out[_NEW_DEVICE] = weight if device and not _known(s.devices, device) else 0.0
-    out[_SMALL_RUN] = math.log1p(small_run)
-    out[_JUMP] = math.log1p(small_run) * max(0.0, ratio)
-    out[_HISTORY] = math.log1p(n)
+    if s.has_geo and not (math.isnan(lat) or math.isnan(lon)):
+        out[_SPEED] = _log(1.0 + _km_per_hour(s.latitude, s.longitude, s.geo_time, lat, lon, t))
+    out[_NEW_METHOD] = 0.0 if known_method else weight
+    out[_NEW_DEVICE] = 0.0 if known_device else weight
+    run = _log_count(small_run)
+    out[_SMALL_RUN] = run
+    out[_JUMP] = run * max(np.float32(0.0), ratio)
+    out[_HISTORY] = _log_count(n)
 
 
-@numba.njit
+@part
 def _add(
-    s: State, t: int, amount: float, identity: int, payload: int, merchant: int, place: int, method: int,
-    device: int, lat: float, lon: float,
+    s: State, t: int, amount: float, log_amount: float, cos: float, sin: float, identity: int, payload: int,
+    merchant: int, place: int, method: int, device: int, lat: float, lon: float,
 ) -> None:  # fmt: skip
     """Fold one payment into the state; late ones go into the tile they belong to, if it is still held."""
     hour, day = t // HOUR, t // DAY
@@ -219,7 +262,6 @@ def _add(
     if day > s.day_head - DAYS:
         s.day_count[day % DAYS] += np.uint32(1)
         s.day_sum[day % DAYS] += np.float32(amount)
-    log_amount = math.log1p(amount)
     if s.count == 0:
         s.first = t
         s.newest = t
@@ -229,10 +271,9 @@ def _add(
     delta = log_amount - s.log_mean
     s.log_mean += delta / s.count
     s.log_m2 += delta * (log_amount - s.log_mean)
-    angle = (t % DAY) * (2.0 * math.pi / DAY)
-    s.hour_cos += math.cos(angle)
-    s.hour_sin += math.sin(angle)
-    if not math.isnan(lat):
+    s.hour_cos += cos
+    s.hour_sin += sin
+    if not (math.isnan(lat) or math.isnan(lon)):
         s.has_geo = 1
         s.geo_time = t
         s.latitude = np.float32(lat)
@@ -247,62 +288,81 @@ def _add(
     s.ring_method[i] = np.uint16(method & np.uint64(0xFFFF))
     s.ring_device[i] = np.uint16(device & np.uint64(0xFFFF))
     s.ring_head = (i + 1) % RING_SIZE
-    _remember(s.merchants, merchant)
-    _remember(s.places, place)
-    _remember(s.methods, method)
-    if device:
-        _remember(s.devices, device)
 
 
-@numba.njit
-def _advance(s: State, t: int) -> None:
-    """Move the tiles forward to this payment, or start afresh after a long silence."""
-    if s.count and t - s.newest > RESET_AFTER:
-        _reset(s)
-    if s.count == 0:
-        s.hour_head = t // HOUR
-        s.day_head = t // DAY
-        return
-    hour, day = t // HOUR, t // DAY
-    if hour > s.hour_head:
-        _clear_skipped(s.hour_count, s.hour_sum, s.hour_head, hour, HOURS)
-        s.hour_head = hour
-    if day > s.day_head:
-        _clear_skipped(s.day_count, s.day_sum, s.day_head, day, DAYS)
-        s.day_head = day
+@intrinsic
+def _fetch(_: Any, states: Any, row: Any) -> Any:
+    """Ask for a record's cache lines ahead of time: fetched one by one they would be half the cost of folding."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(), *[ir.IntType(32)] * 3])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [ir.PointerType()], kind)
+        read, keep, data = (ir.Constant(ir.IntType(32), value) for value in (0, 3, 1))
+        start = builder.mul(arguments[1], ir.Constant(ir.IntType(64), state.STATE_BYTES))
+        for line in range(0, state.STATE_BYTES, CACHE_LINE):
+            at = builder.add(start, ir.Constant(ir.IntType(64), line))
+            address = builder.gep(array.data, [at], source_etype=ir.IntType(8))
+            builder.call(prefetch, [address, read, keep, data])
+        return context.get_dummy_value()
+
+    return types.none(states, row), generate
 
 
-@numba.njit(cache=True, nogil=True)
-def _fold(
-    states: States, slots: npt.NDArray[np.int64], partition: int, offsets: npt.NDArray[np.int64],
-    identity: npt.NDArray[np.uint64], payload: npt.NDArray[np.uint64], time: npt.NDArray[np.int64],
-    amount: npt.NDArray[np.float64], merchant: npt.NDArray[np.uint64], place: npt.NDArray[np.uint64],
-    method: npt.NDArray[np.uint64], device: npt.NDArray[np.uint64], latitude: npt.NDArray[np.float64],
-    longitude: npt.NDArray[np.float64], out: npt.NDArray[np.float32], flags: npt.NDArray[np.uint8],
-) -> None:  # fmt: skip
-    for i in range(slots.shape[0]):
-        s = states[slots[i]]
-        if s.partition == partition and offsets[i] <= s.offset and partition >= 0:
-            flags[i] = FOLDED
-            out[i, :] = np.nan
-            continue
-        s.partition = partition
-        s.offset = offsets[i]
-        seen = _seen(s, identity[i], payload[i])
-        if seen:
-            flags[i] = seen
-            out[i, :] = np.nan
-            continue
-        flags[i] = LATE if s.count and time[i] < s.newest else 0
-        _advance(s, time[i])
-        _features(
-            s, time[i], amount[i], merchant[i], place[i], method[i], device[i],
-            latitude[i], longitude[i], out[i],
-        )  # fmt: skip
-        _add(
-            s, time[i], amount[i], identity[i], payload[i], merchant[i], place[i], method[i], device[i],
-            latitude[i], longitude[i],
-        )  # fmt: skip
+@cache
+def _fold() -> Callable[..., None]:
+    """The compiled loop over payments, compiled anew when the files it takes constants from change."""
+    folding: Callable[..., None] = _compiled_fold(source_stamp(catalogue, state))
+    return folding
+
+
+def _compiled_fold(stamp: str) -> Callable[..., None]:
+    @entry
+    def fold_rows(
+        states: States, slots: npt.NDArray[np.int64], partition: int, offsets: npt.NDArray[np.int64],
+        identity: npt.NDArray[np.uint64], payload: npt.NDArray[np.uint64], time: npt.NDArray[np.int64],
+        amount: npt.NDArray[np.float64], merchant: npt.NDArray[np.uint64], place: npt.NDArray[np.uint64],
+        method: npt.NDArray[np.uint64], device: npt.NDArray[np.uint64], latitude: npt.NDArray[np.float64],
+        longitude: npt.NDArray[np.float64], sets: Set, out: npt.NDArray[np.float32],
+        flags: npt.NDArray[np.uint8],
+    ) -> None:  # fmt: skip
+        stamp  # noqa: B018 - makes it part of the closure, see compiled.py
+        for i in range(slots.shape[0]):
+            if i + AHEAD < slots.shape[0]:
+                _fetch(states, slots[i + AHEAD])
+            s = states[slots[i]]
+            if s.partition == partition and offsets[i] <= s.offset and partition >= 0:
+                flags[i] = FOLDED
+                out[i, :] = np.nan
+                continue
+            s.partition = partition
+            s.offset = offsets[i]
+            seen = _seen(s, identity[i], payload[i])
+            if seen:
+                flags[i] = seen
+                out[i, :] = np.nan
+                continue
+            flags[i] = LATE if s.count and time[i] < s.newest else 0
+            _advance(s, time[i])
+            log_amount = math.log1p(amount[i])
+            angle = np.float32((time[i] % DAY) * (2.0 * math.pi / DAY))
+            cos, sin = math.cos(angle), math.sin(angle)
+            known = (
+                _remember(s.merchants, merchant[i]),
+                _remember(s.places, place[i]),
+                _remember(s.methods, method[i]),
+                device[i] == 0 or _remember(s.devices, device[i]),
+            )
+            _features(
+                s, time[i], amount[i], log_amount, cos, sin, known, latitude[i], longitude[i],
+                sets[0], sets[1], i, out[i],
+            )  # fmt: skip
+            _add(
+                s, time[i], amount[i], log_amount, cos, sin, identity[i], payload[i], merchant[i], place[i],
+                method[i], device[i], latitude[i], longitude[i],
+            )  # fmt: skip
+
+    return fold_rows
 
 
 def fold(
@@ -321,12 +381,20 @@ def fold(
     """
     out = np.empty((len(slots), WIDTH), np.float32)
     flags = np.empty(len(slots), np.uint8)
-    _fold(
-        states, slots, partition, offsets, events.id, events.payload, events.time, events.amount,
-        events.merchant, events.place, events.method, events.device, events.latitude, events.longitude,
-        out, flags,
+    columns = (
+        events.id, events.payload, events.time, events.amount, events.merchant, events.place, events.method,
+        events.device, events.latitude, events.longitude,
+    )  # fmt: skip
+    _fold()(
+        states, _plain(slots), int(partition), _plain(offsets), *(_plain(column) for column in columns),
+        np.full((2, _TABLE), -1, np.int64), out, flags,
     )  # fmt: skip
     return out, flags
+
+
+def _plain(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Contiguous and writable, so that the loop is compiled once; a copy only where it is not."""
+    return np.require(column, requirements=["C", "W"])
 
 
 def preview(states: States, events: Events) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:

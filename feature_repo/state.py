@@ -1,16 +1,16 @@
-"""The user state: one fixed-size record of 2,048 bytes per user, everything the kernel remembers.
+"""The user state: one fixed-size record of 2,040 bytes per user, everything the kernel remembers.
 
 The record is what Redis stores, byte for byte. Its header lets a reader refuse garbage before compiled
-code touches it: magic, layout version, owner and a checksum of the rest.
+code touches it: magic, layout version, owner and a checksum of all of it.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from feature_repo.compiled import entry, part
 from feature_repo.errors import StateCorrupt
 from feature_repo.features import RING_SIZE
 
@@ -64,7 +64,7 @@ STATE_DTYPE = np.dtype(
     ]
 )
 STATE_BYTES = STATE_DTYPE.itemsize
-CHECKSUM_FROM = 16  # the checksum covers every byte after itself
+_CHECKSUM_WORD = 1  # where the checksum lies in a record, in words of 8 bytes; it covers all the others
 
 States = npt.NDArray[np.void]
 
@@ -88,32 +88,37 @@ def unpack(values: Sequence[bytes]) -> States:
     return np.frombuffer(b"".join(values), STATE_DTYPE)
 
 
-@numba.njit(cache=True, nogil=True, inline="never")
-def _checksum(raw: npt.NDArray[np.uint8], row: int) -> Any:
-    """64-bit multiply-xor over the 8-byte words of one record; notices any single flipped byte."""
-    h = np.uint64(0x9E3779B97F4A7C15)
-    for word in range(CHECKSUM_FROM // 8, raw.shape[1] // 8):
-        value = np.uint64(0)
-        for byte in range(8):
-            value |= np.uint64(raw[row, word * 8 + byte]) << np.uint64(8 * byte)
-        h = (h ^ value) * np.uint64(0xFF51AFD7ED558CCD)
-        h ^= h >> np.uint64(32)
-    return h
+@part
+def _mix(h: Any, word: Any) -> Any:
+    h = (h ^ word) * np.uint64(0xFF51AFD7ED558CCD)
+    return h ^ (h >> np.uint64(32))
 
 
-@numba.njit(cache=True, nogil=True)
-def _checksums(raw: npt.NDArray[np.uint8], out: npt.NDArray[np.uint64]) -> None:
-    for row in range(raw.shape[0]):
-        out[row] = _checksum(raw, row)
+@entry
+def _checksums(words: npt.NDArray[np.uint64], out: npt.NDArray[np.uint64]) -> None:
+    """64-bit multiply-xor over the words of each record but its checksum; notices any single changed word.
 
-
-def _raw(states: States) -> npt.NDArray[np.uint8]:
-    return states.view(np.uint8).reshape(len(states), STATE_BYTES)
+    Four sums take every fourth word, as each step of one waits for its last. Every step can be undone given
+    the word, so two records that differ in one word never meet.
+    """
+    prime = np.uint64(0xFF51AFD7ED558CCD)
+    size = words.shape[1]
+    for row in range(words.shape[0]):
+        a, b, c, d = words[row, 0] * prime, prime, ~prime, prime << np.uint64(1)
+        for at in range(_CHECKSUM_WORD + 1, size - 3, 4):
+            a = _mix(a, words[row, at])
+            b = _mix(b, words[row, at + 1])
+            c = _mix(c, words[row, at + 2])
+            d = _mix(d, words[row, at + 3])
+        for at in range(size - (size - _CHECKSUM_WORD - 1) % 4, size):
+            a = _mix(a, words[row, at])
+        out[row] = _mix(_mix(_mix(a, b), c), d)
 
 
 def checksums(states: States) -> npt.NDArray[np.uint64]:
+    words = np.ascontiguousarray(states).view(np.uint64).reshape(len(states), STATE_BYTES // 8)
     out = np.empty(len(states), np.uint64)
-    _checksums(_raw(states), out)
+    _checksums(words, out)
     return out
 
 

@@ -5,6 +5,8 @@ history, payments are columns of `SCHEMA`; nothing between Kafka and PostgreSQL 
 as a Python object.
 """
 
+from datetime import UTC, datetime
+
 import pyarrow as pa
 
 REQUIRED = ("transaction_id", "user_id", "amount", "timestamp", "merchant", "location", "payment_method")
@@ -44,3 +46,8 @@ HISTORY_SCHEMA = (
     .append(pa.field("is_fraud", pa.bool_()))
     .append(pa.field("label_time", pa.timestamp("us", tz="UTC")))
 )
+
+
+def rfc3339(time: datetime) -> str:
+    """A time as every answer of ours writes it: UTC, microseconds, `Z`, four digits of year."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -78,10 +78,11 @@ class Summary:
 
 
 class Demo:
-    """One run of the demo in the settings' home. `say` is told what happens."""
+    """One run of the demo on a stack. `say` is told what happens."""
 
-    def __init__(self, settings: Settings, scale: Scale, say: Say, today: date | None = None) -> None:
-        self._settings = settings
+    def __init__(self, stack: Stack, scale: Scale, say: Say, today: date | None = None) -> None:
+        self._stack = stack
+        self._settings = stack.settings
         self._scale = scale
         self._say = say
         today = today or datetime.now(UTC).date()
@@ -97,7 +98,7 @@ class Demo:
         started = time.monotonic()
         self.prepare()
         began = time.time()
-        produced = self._step("live payments", self._stream)
+        produced = self._step("live payments", self._live)
         self._step("settle", lambda: road.settle(self._settings, SETTLE_S))
         summary = self._summary(began, produced)
         return Summary(**{
@@ -125,8 +126,7 @@ class Demo:
         return result
 
     def _up(self, only: tuple[str, ...] | None) -> None:
-        stack = Stack(self._settings)
-        self._settings = stack.up(only, lambda name, state, detail: self._say("", f"{name} {state} {detail}"))
+        self._settings = self._stack.up(only, lambda name, state, detail: self._say("", f"{name} {state} {detail}"))
 
     def _history(self) -> None:
         options = Options(users=self._scale.users, seed=self._scale.seed, start=self._first)
@@ -171,7 +171,7 @@ class Demo:
                 time.sleep(0.5)
         raise errors.DependencyDown("serving", self._settings.serving_url, f"serves {served}, not version {version}")
 
-    def _stream(self) -> Produced:
+    def _live(self) -> Produced:
         payments = from_people(self._settings, self._settings.data, SystemClock())
         return produce(
             self._settings,

@@ -51,7 +51,9 @@ class Batch:
         for message in messages:
             error, partition, offset = message.error(), message.partition(), message.offset()
             if error is not None:
-                _note(error)
+                if error.fatal():
+                    raise DependencyDown("Kafka", TOPIC, error.str())
+                log.warning("Kafka: %s", error.str())
                 continue
             assert partition is not None and offset is not None, "only an error has none"
             entry = bulk.entry(message.value() or b"")
@@ -106,9 +108,25 @@ def _consumer(settings: Settings, group: str) -> Consumer:
             "max.poll.interval.ms": 600_000,  # past it, while holding, another member may take over
             "queued.max.messages.kbytes": 32_768,  # bounds memory when Elasticsearch is slower than Kafka
             "fetch.queue.backoff.ms": 50,
-        },
-        logger=log,
+            "reconnect.backoff.ms": 500,
+            # The client itself logs every attempt to reconnect, twenty a second; _Notices says it once.
+            "log_level": 0,
+            "error_cb": _Notices(),
+        }
     )
+
+
+class _Notices:
+    """Logs what the client has to tell, each kind once in a while. It reconnects by itself."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, float] = {}
+
+    def __call__(self, error: KafkaError) -> None:
+        now = time.monotonic()
+        if now - self._last.get(error.code(), -REPORT_S) >= REPORT_S:
+            self._last[error.code()] = now
+            log.warning("Kafka: %s", error.str())
 
 
 def _gather(consumer: Consumer) -> Batch:
@@ -180,10 +198,3 @@ def _not_a_decision(message: Message) -> Refusal:
     place = f"{message.topic()}-{message.partition()}-{message.offset()}"
     reason = "the message does not start with decision_id, revision and ingested_at"
     return Refusal(place, 0, bulk.NOT_A_DECISION, reason)
-
-
-def _note(error: KafkaError) -> None:
-    """Events of the client. It reconnects by itself; only what it calls fatal ends the run."""
-    if error.fatal():
-        raise DependencyDown("Kafka", TOPIC, error.str())
-    log.warning("Kafka: %s", error.str())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from feature_repo.parser import Rejects
+from feature_repo.rejects import Rejects
 
 from streaming.decisions import DeadLetter
 

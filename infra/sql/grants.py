@@ -15,17 +15,10 @@ GRANTS: dict[str, tuple[str, ...]] = {
         "SELECT ON alembic_version",
         "EXECUTE ON FUNCTION ensure_decision_partitions(date, integer)",
     ),
-    READER: (
-        "SELECT ON decisions, dead_letters, audit, ledger, ledger_ranges, parked_documents, alembic_version",
-    ),
+    READER: ("SELECT ON decisions, dead_letters, audit, ledger, ledger_ranges, parked_documents, alembic_version",),
 }
 
 
 def statements(existing_roles: set[str]) -> list[str]:
     """GRANT statements for those of our roles that exist in the server; all are idempotent."""
-    return [
-        f"GRANT {grant} TO {role}"
-        for role, grants in GRANTS.items()
-        if role in existing_roles
-        for grant in grants
-    ]
+    return [f"GRANT {grant} TO {role}" for role, grants in GRANTS.items() if role in existing_roles for grant in grants]

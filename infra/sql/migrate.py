@@ -30,9 +30,7 @@ def upgrade(settings: Settings) -> str:
     dsn = settings.postgres_migrator_dsn
     engine = create_engine(
         "postgresql+psycopg2://",
-        creator=lambda: psycopg2.connect(
-            dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="vigil-migrate"
-        ),
+        creator=lambda: psycopg2.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="vigil-migrate"),
         poolclass=NullPool,
     )
     try:

@@ -59,9 +59,7 @@ def since(settings: Settings, start: float) -> Latency | None:
     committed = _committed(ranges, table["partition"].to_numpy(), table["offset"].to_numpy())
     took = committed - ingested
     p50, p95, p99 = np.percentile(took, [50, 95, 99]).tolist()
-    return Latency(
-        len(took), p50, p95, p99, float(took.max()), float(ingested.min()), float(committed.max())
-    )
+    return Latency(len(took), p50, p95, p99, float(took.max()), float(ingested.min()), float(committed.max()))
 
 
 def _committed(

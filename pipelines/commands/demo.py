@@ -34,14 +34,14 @@ def demo(
                 current[0] = step
             status.update(f"{current[0]}  [dim]{what}[/]")
 
-        demo_run = Demo(configuration.load(), Scale(rate=rate, seconds=seconds), say)
+        stack = Stack(configuration.load())
         try:
-            summary = demo_run.run()
+            summary = Demo(stack, Scale(rate=rate, seconds=seconds), say).run()
             console.print(f"[green]✓[/] {current[0]}")
         finally:
             if exit_after:
                 status.update("stopping the stack")
-                Stack(demo_run.settings).down()
+                stack.down()
     if as_json:
         typer.echo(json.dumps(summary.as_json()))
     else:

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from feature_repo import settings as configuration
-from feature_repo.errors import BadConfiguration, DataInvalid
-from feature_repo.settings import Settings
+from feature_repo.errors import BadConfiguration
 
 if TYPE_CHECKING:
     from pipelines.promote import Promotion
@@ -44,13 +43,14 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a model on a window of days, judge it on held-out days and register a version."""
+    from pipelines.quality import require_valid
     from training import recipes
 
     cut = _time(labels_as_of) if labels_as_of else None
     chosen = recipes.named(recipe, overrides or ())  # a slip of the pen should not cost a validation
     settings = configuration.load()
     with Console(stderr=True).status("validating") as status:
-        _validate_once(settings, data)
+        require_valid(settings, data)
         status.update("starting")
         from training.registration import register
         from training.train import fit
@@ -163,22 +163,6 @@ def _time(text: str) -> datetime:
     except ValueError as error:
         raise BadConfiguration(f"--labels-as-of {text!r} is not a time in ISO 8601") from error
     return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _validate_once(settings: Settings, data: str) -> None:
-    """Raises DataInvalid; a passing report that is younger than the history is believed."""
-    folder = settings.home / "data" / data
-    report, history = folder / "validation.json", folder / "history.parquet"
-    if not history.is_file():
-        raise BadConfiguration(f"there is no data set {data} ({history})", remedy="vigil simulate or vigil import")
-    fresh = report.is_file() and report.stat().st_mtime >= history.stat().st_mtime
-    if fresh and json.loads(report.read_text())["passed"]:
-        return
-    from pipelines import quality
-
-    checked = quality.validate(settings, data)
-    if not checked.passed:
-        raise DataInvalid(data, checked.failures)
 
 
 def register(app: typer.Typer) -> None:

@@ -63,9 +63,7 @@ class FakeStates:
                 states[row] = np.frombuffer(self.records[user], state.STATE_DTYPE)[0]
         return states
 
-    def save(
-        self, partition: int, attempt: str, users: list[str], states: state.States, folded_until: int
-    ) -> None:
+    def save(self, partition: int, attempt: str, users: list[str], states: state.States, folded_until: int) -> None:
         if self.fail_save:
             self.fail_save = False
             raise DependencyDown("Redis", "memory", "connection refused")

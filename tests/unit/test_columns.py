@@ -54,7 +54,7 @@ def test_a_joined_row_frames_every_field_and_marks_nulls() -> None:
     body, ends = columns.join(
         [columns.texts(pa.array(["x", None])), columns.coded([b"A", None], np.array([1, 0]))], framed=True
     )
-    assert bytes(body) == b"\0\2" b"\0\0\0\1x" b"\xff\xff\xff\xff" b"\0\2" b"\xff\xff\xff\xff" b"\0\0\0\1A"
+    assert bytes(body) == b"\0\2\0\0\0\1x\xff\xff\xff\xff\0\2\xff\xff\xff\xff\0\0\0\1A"
     assert ends.tolist() == [11, 22]
 
 

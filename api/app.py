@@ -1,0 +1,71 @@
+"""The query service: `uvicorn api.app:create_app --factory`.
+
+One package per noun: endpoints (HTTP), service (what happens), repository (the store), schemas (words).
+Here they are put together with real stores; nothing is opened before the first request needs it.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+
+from api import errors
+from api.cursor import Cursors, secret_key
+from api.detect import endpoints as detect
+from api.detect.repository import ModelService
+from api.detect.service import DetectService
+from api.health import endpoints as health
+from api.health import repository as checks
+from api.health.service import HealthService
+from api.openapi import describe
+from api.postgres import Database
+from api.search import endpoints as search
+from api.search.repository import SearchRepository
+from api.search.service import SearchService
+from api.traffic import Traffic, log_to_stdout
+from api.transactions import endpoints as transactions
+from api.transactions.repository import TransactionRepository
+from api.transactions.service import TransactionService
+from feature_repo.settings import Settings, load
+
+CURSOR_KEY = "secrets/cursor.key"  # below VIGIL_HOME
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application over the stores of `settings` (default: this process's)."""
+    log_to_stdout()
+    settings = settings or load()
+    database = Database(settings.postgres_reader_dsn)
+    documents = SearchRepository(settings.elasticsearch_url)
+    models = ModelService(settings.serving_url, settings.model_timeout_s)
+    cursors = Cursors(secret_key(settings.home / CURSOR_KEY))
+    readiness = HealthService(
+        {
+            "postgres": checks.postgres(database),
+            "elasticsearch": checks.http(f"{settings.elasticsearch_url}/_cluster/health"),
+            "serving": checks.http(f"{settings.serving_url}/ready"),
+        }
+    )
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await models.close()
+        documents.close()
+        database.close()
+
+    app = FastAPI(title="Vigil", version="1", lifespan=lifespan, redirect_slashes=False)
+    app.include_router(detect.router(DetectService(models)))
+    app.include_router(
+        transactions.router(TransactionService(TransactionRepository(database), cursors, models.artifact_of))
+    )
+    app.include_router(search.router(SearchService(documents, cursors)))
+    app.include_router(health.router(readiness, registry))
+    errors.install(app)
+    describe(app)
+    app.add_middleware(Traffic, registry=registry)
+    return app

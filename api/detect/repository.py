@@ -1,0 +1,63 @@
+"""The model service, as the query service sees it."""
+
+import time
+from dataclasses import dataclass
+
+import httpx
+
+from feature_repo.errors import DependencyDown
+from feature_repo.problem import REQUEST_ID
+
+# The service closes idle connections after 5 s; ours are given up before, so that none breaks in use.
+KEEP_ALIVE_S = 3.0
+MODELS_FOR_S = 5.0  # how long an answer about loaded versions is good
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    content_type: str
+    body: bytes
+
+
+class ModelService:
+    """One per process; its coroutines and its blocking calls may be used together."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._url = url
+        limits = httpx.Limits(keepalive_expiry=KEEP_ALIVE_S)
+        self._async = httpx.AsyncClient(base_url=url, timeout=timeout_s, limits=limits, trust_env=False)
+        self._blocking = httpx.Client(base_url=url, timeout=timeout_s, limits=limits, trust_env=False)
+        self._artifacts: dict[str, str] = {}
+        self._asked = float("-inf")
+
+    async def detect(self, payload: bytes, record: bool, request_id: str) -> Answer:
+        """The service's own answer, a problem included. Raises DependencyDown where there is none."""
+        try:
+            response = await self._async.post(
+                "/detect",
+                params={"record": "true"} if record else None,
+                content=payload,
+                headers={"Content-Type": "application/json", REQUEST_ID: request_id},
+            )
+        except httpx.HTTPError as error:
+            raise self._down(error) from error
+        return Answer(response.status_code, response.headers.get("content-type", ""), response.content)
+
+    def artifact_of(self, version: str) -> str | None:
+        """sha256 of a version's artefact; None where it is not loaded or the service is away. Blocks."""
+        if time.monotonic() - self._asked > MODELS_FOR_S:
+            try:
+                loaded = self._blocking.get("/models").raise_for_status().json()["loaded"]
+                self._artifacts |= {model["version"]: model["artifact_sha256"] for model in loaded}
+                self._asked = time.monotonic()
+            except (httpx.HTTPError, ValueError, KeyError):
+                return self._artifacts.get(version)
+        return self._artifacts.get(version)
+
+    async def close(self) -> None:
+        await self._async.aclose()
+        self._blocking.close()
+
+    def _down(self, error: Exception) -> DependencyDown:
+        return DependencyDown("the model service", self._url, str(error) or type(error).__name__)

@@ -1,0 +1,160 @@
+"""What the query service refuses, and how every error of it becomes `application/problem+json`."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from feature_repo.errors import (
+    Family,
+    MediaTypeUnsupported,
+    MethodNotAllowed,
+    ParameterInvalid,
+    PathUnknown,
+    VigilError,
+)
+from feature_repo.problem import MEDIA_TYPE, REQUEST_ID, encode, problem
+
+log = logging.getLogger("vigil.api")
+
+
+class CursorInvalid(VigilError):
+    code = "CURSOR_INVALID"
+    family = Family.REFUSE
+    status = 400
+
+    def __init__(self) -> None:
+        super().__init__("cursor is not one this service gave for this query; start again without it")
+
+
+class QuerySyntax(ParameterInvalid):
+    """The search text is outside the syntax; `what` names the part of the syntax, never the text."""
+
+    code = "QUERY_SYNTAX"
+
+    def __init__(self, what: str) -> None:
+        super().__init__("q", f"is outside the syntax: {what}")
+
+
+class ParameterTwice(ParameterInvalid):
+    code = "PARAMETER_TWICE"
+
+    def __init__(self) -> None:
+        super().__init__("", SENTENCES[self.code])
+
+
+class TransactionUnknown(VigilError):
+    code = "TRANSACTION_UNKNOWN"
+    family = Family.REFUSE
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("no decision is known for this transaction_id")
+
+
+class QueryInvalid(VigilError):
+    """FastAPI's own finding on a request, in our codes; `findings` are (location, code), worst first."""
+
+    family = Family.REFUSE
+    status = 422
+
+    def __init__(self, findings: Sequence[tuple[list[str | int], str]], detail: str) -> None:
+        super().__init__(detail)
+        self.code = findings[0][1]
+        self.findings = findings
+
+
+# What a person reads for a code that comes out of validation. Values sent are never repeated.
+SENTENCES = {
+    "LIMIT_RANGE": "limit must be a whole number from 1 to 500",
+    "RANGE_ORDER": "the lower end of a range lies above its upper end",
+    "PARAMETER_UNKNOWN": "a parameter is not one of this path's",
+    "PARAMETER_TWICE": "a parameter is given twice",
+    "TIME_NO_ZONE": "times need a zone: 2025-01-31T08:00:00Z, or a date alone for its midnight in UTC",
+    "TIME_FORMAT": "times are RFC 3339: 2025-01-31T08:00:00Z, or a date alone for its midnight in UTC",
+    "TIME_INVALID": "there is no such time",
+    "ID_FORMAT": "identifiers are 1 to 128 characters without control characters",
+}
+
+
+def of_validation(error: RequestValidationError) -> VigilError:
+    """Our error for what FastAPI's validation found; its own answer would echo the input."""
+    findings: list[tuple[list[str | int], str]] = []
+    for found in error.errors():
+        location, kind = list(found["loc"]), str(found["type"])
+        if location[-1] == "cursor":
+            return CursorInvalid()
+        if kind == "extra_forbidden":
+            findings.append((location[:1], "PARAMETER_UNKNOWN"))  # its name is the client's text
+        elif location[-1] == "q":
+            return QuerySyntax("it is missing")
+        elif location[-1] == "limit":
+            findings.append((location, "LIMIT_RANGE"))
+        elif kind in SENTENCES:
+            findings.append((location, kind))
+        else:
+            findings.append((location, "PARAMETER_INVALID"))
+    names = ", ".join(str(location[-1]) for location, _ in findings)
+    return QueryInvalid(findings, SENTENCES.get(findings[0][1], f"not usable: {names}"))
+
+
+def of_http(error: HTTPException, allowed: list[str]) -> VigilError:
+    match error.status_code:
+        case 404:
+            return PathUnknown()
+        case 405:
+            return MethodNotAllowed(allowed)
+        case 415:
+            return MediaTypeUnsupported("application/json")
+    other = VigilError("the request could not be handled")
+    other.code, other.status = f"HTTP_{error.status_code}", error.status_code
+    return other
+
+
+def answer(request: Request, error: VigilError) -> Response:
+    """The error as this service sends it."""
+    identity = str(request.scope.get("vigil.request_id", ""))
+    body = problem(error, identity)
+    if isinstance(error, QueryInvalid):
+        body["errors"] = [{"loc": location, "code": code} for location, code in error.findings]
+    headers = {REQUEST_ID: identity}  # what fails unexpectedly is answered outside our middleware
+    if error.status == 503:
+        headers["Retry-After"] = "1"
+    if isinstance(error, MethodNotAllowed) and error.allowed:
+        headers["Allow"] = ", ".join(error.allowed)
+    return Response(encode(body), error.status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` a problem: ours, FastAPI's, Starlette's and the unexpected."""
+
+    async def ours(request: Request, error: Exception) -> Response:
+        assert isinstance(error, VigilError)
+        if error.status >= 500:
+            log.warning("%s %s: %s", request.scope.get("vigil.request_id", ""), error.code, error)
+        return answer(request, error)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return answer(request, of_validation(error))
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        allowed = (error.headers or {}).get("Allow", "")
+        return answer(request, of_http(error, [name.strip() for name in allowed.split(",") if name]))
+
+    async def unexpected(request: Request, _: Exception) -> Response:
+        return answer(request, VigilError("an unexpected error; the log has it under this request id"))
+
+    handlers: dict[Any, Any] = {
+        VigilError: ours,
+        RequestValidationError: invalid,
+        HTTPException: http,
+        Exception: unexpected,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)

@@ -1,0 +1,45 @@
+"""`GET /live`, `/ready` and `/metrics`."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from api.health.schemas import Live, Ready
+from api.health.service import HealthService
+from api.problems import problems
+from feature_repo.errors import Family, VigilError
+from feature_repo.problem import MEDIA_TYPE, problem
+
+
+class NotReady(VigilError):
+    code = "NOT_READY"
+    family = Family.RETRY
+    status = 503
+
+    def __init__(self, down: list[str]) -> None:
+        super().__init__(f"missing: {', '.join(down)}")
+
+
+def router(service: HealthService, registry: CollectorRegistry) -> APIRouter:
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/live", summary="This process answers")
+    async def live() -> Live:
+        return Live()
+
+    @routes.get("/ready", summary="Everything needed answers", response_model=Ready, responses=problems(503))
+    async def ready(request: Request) -> Any:
+        checks = await service.readiness()
+        down = [name for name, state in checks.items() if state != "up"]
+        if not down:
+            return Ready(checks=checks)
+        body = problem(NotReady(down), request.scope["vigil.request_id"])
+        return JSONResponse({**body, "checks": checks}, NotReady.status, {"Retry-After": "1"}, MEDIA_TYPE)
+
+    @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    def metrics() -> Response:
+        return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return routes

@@ -1,0 +1,41 @@
+"""Payments and their users' state records in, feature vectors out: what Feast's on-demand view calls.
+
+Here the request's plain lists become the kernel's columns; the arithmetic is the kernel's alone.
+"""
+
+from typing import Any
+
+import pyarrow as pa
+
+from feature_repo import kernel
+from feature_repo.features import NAMES
+from feature_repo.hashing import events_of
+from feature_repo.state import check, empty, unpack
+from feature_repo.transaction import SCHEMA
+
+# What a caller sends beside the entity `user_id`; `event_time` in microseconds since 1970, UTC.
+REQUEST: tuple[pa.Field, ...] = tuple(field for field in SCHEMA if field.name != "user_id")
+
+
+def vectors(inputs: dict[str, list[Any]]) -> dict[str, list[float]]:
+    """Feature columns of a list of payments, each as if it came next for its user.
+
+    `inputs` holds the columns of transaction.SCHEMA and `state`: a record's bytes, or None for a user
+    without history. Raises StateCorrupt for bytes that are not the user's own sealed record.
+    """
+    payments = pa.RecordBatch.from_arrays([_column(inputs[field.name], field) for field in SCHEMA], schema=SCHEMA)
+    events = events_of(payments)
+    states = empty(events.user)
+    known = [row for row, state in enumerate(inputs["state"]) if state is not None]
+    if known:
+        states[known] = unpack([inputs["state"][row] for row in known])
+        check(states[known], events.user[known])
+    features, _ = kernel.preview(states, events)
+    return {name: list(features[:, position]) for position, name in enumerate(NAMES)}
+
+
+def _column(values: list[Any], field: pa.Field) -> pa.Array:
+    """One request column in the contract's type."""
+    if pa.types.is_timestamp(field.type):
+        return pa.array(values, pa.int64()).cast(field.type)
+    return pa.array(values, field.type)

@@ -1,0 +1,1 @@
+"""Container images of our services, all from one Dockerfile."""

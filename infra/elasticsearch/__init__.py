@@ -1,0 +1,1 @@
+"""Elasticsearch: the template of the search index, and what puts it there."""

@@ -1,0 +1,1 @@
+"""Kafka: the topics, with their reasons, and what makes them."""

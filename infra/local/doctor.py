@@ -1,0 +1,171 @@
+"""Does this machine have what the stack needs? Each finding says what is so and what to do about it.
+
+The amounts were measured in 2026-11 on 2 cores with the whole stack running under load.
+"""
+
+import os
+import re
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from feature_repo.settings import Settings
+from infra.local import account, ivy, jars, java, ports
+from infra.local.files import Files
+from infra.local.jars import Artifact
+from infra.local.java import NoJdk
+from infra.local.stack import Stack
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GIB = 1 << 30
+STACK_BYTES = 6 * GIB  # resident at most: servers, services and the Spark job together
+DATA_BYTES = 8 * GIB  # a day of demo traffic, logs and write-ahead log included
+CACHE_BYTES = 230 << 20  # fetched servers, unpacked
+LEAST_FILES = 4096  # open files per process: Kafka and Elasticsearch keep one per segment
+
+Verdict = Literal["ok", "note", "bad"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`note`: works, but worth knowing. `bad`: the stack will not work; `remedy` says what to do."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(settings: Settings) -> list[Finding]:
+    ours = {status.name for status in Stack(settings).status() if status.pid}
+    return [
+        _python(),
+        packages(REPOSITORY / "requirements.lock"),
+        _java(settings),
+        _servers(settings),
+        _cores(),
+        _memory(already_running=bool(ours)),
+        _disk("disk for data", "VIGIL_HOME", settings.home, DATA_BYTES),
+        _disk("disk for servers", "VIGIL_CACHE", _cache(settings), 0 if _fetched(settings) else CACHE_BYTES),
+        _open_files(),
+        _ports(settings if ours else None),
+    ]
+
+
+def _python() -> Finding:
+    found = ".".join(map(str, sys.version_info[:3]))
+    good = sys.version_info[:2] == (3, 11)
+    return Finding("Python", "ok" if good else "bad", found, "" if good else "install Python 3.11, then `make setup`")
+
+
+def packages(lock: Path) -> Finding:
+    """The installed versions against the lock's pins."""
+    if not lock.exists():
+        return Finding("packages", "note", "no requirements.lock beside the code, nothing to compare with")
+    pins = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", lock.read_text(), re.MULTILINE)
+    wrong = [f"{name} {_version(name)} instead of {pin}" for name, pin in pins if _version(name) != pin]
+    if not wrong:
+        return Finding("packages", "ok", f"all {len(pins)} are as locked")
+    shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+    return Finding("packages", "bad", shown, "make setup")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _java(settings: Settings) -> Finding:
+    try:
+        jdk = java.find(settings, account.unprivileged())
+    except NoJdk as error:
+        return Finding("Java", "bad", error.cause, error.remedy)
+    return Finding("Java", "ok", f"JDK {jdk.version} at {jdk.home}")
+
+
+def _cache(settings: Settings) -> Path:
+    return account.cache_folder(settings, account.unprivileged())
+
+
+def _lacking(settings: Settings) -> list[Artifact]:
+    return [artifact for group in ("kafka", "elasticsearch", "spark") for artifact in jars.missing(settings, group)]
+
+
+def _fetched(settings: Settings) -> bool:
+    return not _lacking(settings)
+
+
+def _servers(settings: Settings) -> Finding:
+    lacking = len(_lacking(settings))
+    if not lacking:
+        return Finding("servers", "ok", f"fetched, in {_cache(settings)}")
+    return Finding("servers", "note", f"{lacking} files to fetch from {ivy.root(settings)} at the next start")
+
+
+def _cores() -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
+    if cores >= 2:
+        return Finding("cores", "ok", str(cores))
+    return Finding("cores", "note", str(cores), "two or more, or starts and streams are slow")
+
+
+def _memory(already_running: bool) -> Finding:
+    free, total = _free_memory()
+    found = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}, the whole stack takes {STACK_BYTES / GIB:.0f}"
+    if total < STACK_BYTES:
+        return Finding("memory", "bad", found, "a larger machine, or a part of the stack: vigil up --only NAME,...")
+    if free < STACK_BYTES and not already_running:
+        return Finding("memory", "note", found, "close something large, or start a part: vigil up --only NAME,...")
+    return Finding("memory", "ok", found)
+
+
+def _free_memory() -> tuple[int, int]:
+    """Bytes free and in all, within a container's limit where there is one."""
+    memory = psutil.virtual_memory()
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):  # no such file, or the word "max"
+        return memory.available, memory.total
+    return min(memory.available, max(limit - used, 0)), min(memory.total, limit)
+
+
+def _disk(what: str, setting: str, folder: Path, need: int) -> Finding:
+    """Enough, less than a day of the demo takes (a note), or too little to start with."""
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    found = f"{free / GIB:.1f} GiB free at {folder}, {need / GIB:.1f} needed"
+    if free >= need:
+        return Finding(what, "ok", found)
+    return Finding(what, "note" if free > need / 4 else "bad", found, f"free some, or point {setting} at a larger disk")
+
+
+def _open_files() -> Finding:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= LEAST_FILES or soft == resource.RLIM_INFINITY:
+        return Finding("open files", "ok", f"{soft} per process")
+    return Finding("open files", "bad", f"{soft} per process", f"ulimit -n {min(LEAST_FILES, hard)}")
+
+
+def _ports(running: Settings | None) -> Finding:
+    """Who holds the usual ports. `running`: settings of the stack that runs and may hold them itself."""
+    own = set(Files(running.home).ports().values()) if running else set()
+    taken = [
+        f"{port} ({name}) by {ports.holder(port)}"
+        for name, port in ports.DEFAULTS.items()
+        if port not in own and not ports.is_free(port)
+    ]
+    if not taken:
+        return Finding("ports", "ok", "the usual ones are free or ours")
+    return Finding("ports", "note", f"taken: {', '.join(taken)}; `vigil up` picks free ones and says so")

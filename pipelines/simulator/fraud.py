@@ -1,0 +1,216 @@
+"""One day of fraud: each mechanism starts from a genuine payment of the day, so busy cards are hit more.
+
+`difficulty` d in [0, 1] shrinks what gives a mechanism away. What a mechanism truly is stands in
+`Mechanism.reasons`: the first is the reason an analyst should read, the others are true as well.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from feature_repo.features import Reason
+from pipelines.simulator import people as people_of
+from pipelines.simulator import places
+from pipelines.simulator.draws import Purpose, generator, uniform
+from pipelines.simulator.genuine import at_home, usual_log_amount
+from pipelines.simulator.merchants import SIGMA
+from pipelines.simulator.world import DAY_US, HOUR_US, Rows, World
+
+LONGEST_US = 3 * DAY_US  # from the day an episode starts to its last payment, at most
+_INTERNET = len(places.NAMES)
+_MINUTE_US = HOUR_US // 60
+_STRANGE_DEVICES = 1 << 39  # people's own devices are numbered far below
+_DISTANCES_KM = places.distances_km()
+_BLOCK_DAYS = 21  # how long a merchant stays compromised
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    name: str
+    share: float  # of all fraudulent payments
+    size: float  # mean payments per episode
+    reasons: tuple[Reason, ...]
+    make: Callable[[World, Rows, np.random.Generator], Rows]  # one victim's payment per episode -> payments
+
+
+def day_of_payments(world: World, day: int, genuine: Rows) -> Rows:
+    """Fraudulent payments of the episodes that start that day, and genuine ones a mechanism turned into fraud."""
+    rng = generator(world.seed, Purpose.FRAUD, day)
+    parts: list[Rows] = []
+    for code, mechanism in enumerate(MECHANISMS, start=1):
+        wanted = len(genuine) * world.options.prevalence * mechanism.share / mechanism.size
+        episodes = rng.poisson(wanted)
+        if len(genuine) == 0 or episodes == 0:
+            continue
+        made = mechanism.make(world, genuine.take(rng.integers(0, len(genuine), episodes)), rng)
+        made = made.take(made.time < world.midnight_us(day) + LONGEST_US)
+        parts.append(replace(made, mechanism=np.full(len(made), code, dtype=np.int8)))
+    return Rows.joined(parts) if parts else genuine.take(np.zeros(0, dtype=np.int64))
+
+
+def compromised(world: World, day: int, genuine: Rows, rng: np.random.Generator) -> np.ndarray:
+    """int8[n]: the mechanism of genuine-looking payments at a merchant whose terminal is compromised.
+
+    Nothing in such a payment tells; only the merchant's labels do, once they arrive. Large merchants
+    are spared, or one of them would swamp a whole history.
+    """
+    share = SHARE_AT_COMPROMISED * world.options.prevalence
+    taken = 0.45 - 0.4 * world.options.difficulty  # share of its payments that are fraud
+    popularity = world.merchants.popularity
+    small = popularity < max(0.004, 3.0 / len(popularity))
+    threshold = min(1.0, share / taken / max(popularity[small].sum(), 1e-9))
+    hit = uniform(world.seed, np.arange(len(popularity)), day // _BLOCK_DAYS, 41) < threshold
+    chosen = (hit & small)[genuine.merchant] & (rng.random(len(genuine)) < taken)
+    return np.where(chosen, COMPROMISED_CODE, 0).astype(np.int8)
+
+
+def _repeated(victims: Rows, counts: np.ndarray, wait_us: np.ndarray) -> tuple[Rows, np.ndarray]:
+    """Victim k repeated counts[k] times; times grow by the waits. Also int64[n]: position in the episode."""
+    rows = victims.take(np.repeat(np.arange(len(victims)), counts))
+    position = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    total = np.cumsum(wait_us)
+    before = np.repeat((total - wait_us)[np.cumsum(counts) - counts], counts)
+    return replace(rows, time=rows.time + total - before), position
+
+
+def _waits(count: int, mean_us: float, rng: np.random.Generator) -> np.ndarray:
+    return (rng.exponential(mean_us, count) + 20_000_000).astype(np.int64)
+
+
+def _priced(world: World, rows: Rows, log_factor: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """int64[n], cents: what the user ordinarily pays there, times exp(log_factor)."""
+    log = usual_log_amount(world, rows.user, rows.merchant) + log_factor
+    log += SIGMA[world.merchants.category[rows.merchant]] * rng.normal(size=len(rows))
+    return np.maximum(np.rint(np.exp(log) * 100), 50).astype(np.int64)
+
+
+def _at(world: World, rows: Rows, merchant: np.ndarray, city: np.ndarray) -> Rows:
+    """The rows moved to other merchants, the buyer being in `city`."""
+    market = world.merchants
+    online = market.online[merchant]
+    place = np.where(online, city, market.city[merchant]).astype(np.int16)
+    latitude, longitude = at_home(world, rows.user, place)
+    return replace(
+        rows,
+        merchant=merchant.astype(np.int32),
+        city=place,
+        latitude=np.where(online, latitude, market.latitude[merchant]),
+        longitude=np.where(online, longitude, market.longitude[merchant]),
+    )
+
+
+def _stolen_card(world: World, victims: Rows, rng: np.random.Generator) -> Rows:
+    """A few large payments within hours, in the victim's city or online as a guest, with his own card."""
+    d = world.options.difficulty
+    counts = 1 + rng.poisson(1.8, len(victims))
+    rows, _ = _repeated(victims, counts, _waits(counts.sum(), 5 * HOUR_US, rng))
+    familiar = rng.random(len(rows)) < 0.35
+    place = np.where(rng.random(len(rows)) < 0.45, _INTERNET, rows.city)
+    merchant = np.where(familiar, rows.merchant, world.merchants.valuable.draw(place, rng.random(len(rows))))
+    rows = _at(world, rows, merchant, rows.city)
+    factor = rng.normal(2.4 - 1.8 * d, 0.6, len(rows)) + np.where(familiar, 0.7, 0.0)
+    return replace(
+        rows, cents=_priced(world, rows, factor, rng), device=np.full(len(rows), -1), odd=np.zeros(len(rows), np.int8)
+    )
+
+
+def _card_testing(world: World, victims: Rows, rng: np.random.Generator) -> Rows:
+    """A run of tiny online payments, then one or two large ones."""
+    d = world.options.difficulty
+    tests = 2 + rng.poisson(5.0 - 4.0 * d, len(victims))
+    counts = tests + 1 + (rng.random(len(victims)) < 0.4)
+    position_gap = _waits(counts.sum(), (4 + 28 * d) * _MINUTE_US, rng)
+    start = (rng.uniform(0, 12, len(victims)) * HOUR_US).astype(np.int64)
+    rows, position = _repeated(replace(victims, time=victims.time + start), counts, position_gap)
+    large = position >= np.repeat(tests, counts)
+    shop = world.merchants.all.draw(np.full(len(victims), _INTERNET), rng.random(len(victims)))
+    pool = np.full(len(rows), _INTERNET)
+    merchant = np.where(large, world.merchants.valuable.draw(pool, rng.random(len(rows))), np.repeat(shop, counts))
+    rows = _at(world, rows, merchant, rows.city)
+    tiny = np.rint(np.exp(rng.normal(np.log(1.2) + 1.8 * d, 0.6, len(rows))) * 100)
+    cents = np.where(large, _priced(world, rows, rng.normal(1.9 - 1.2 * d, 0.5, len(rows)), rng), tiny)
+    return replace(
+        rows,
+        cents=np.maximum(cents, 30).astype(np.int64),
+        device=np.full(len(rows), -1),
+        odd=np.zeros(len(rows), np.int8),
+    )
+
+
+def _account_takeover(world: World, victims: Rows, rng: np.random.Generator) -> Rows:
+    """Somebody else's device, place and hour; each of the three may be disguised."""
+    d, count = world.options.difficulty, len(victims)
+    shown = 0.95 - 0.3 * d
+    seen = rng.random((3, count)) < shown
+    away = np.mod(world.people.hour[victims.user] + 12 + 2.5 * rng.normal(size=count), 24.0)
+    at_night = victims.time // DAY_US * DAY_US + (away * HOUR_US).astype(np.int64)
+    counts = 1 + rng.poisson(1.5, count)
+    begun = replace(
+        victims, time=np.where(seen[0], np.maximum(at_night, victims.time // DAY_US * DAY_US), victims.time)
+    )
+    rows, _ = _repeated(begun, counts, _waits(counts.sum(), 3 * HOUR_US, rng))
+    device = np.where(seen[1], _STRANGE_DEVICES + rng.integers(0, 1 << 38, count), victims.device)
+    city = np.where(seen[2], rng.integers(0, _INTERNET, count), victims.city)
+    merchant = world.merchants.all.draw(np.full(len(rows), _INTERNET), rng.random(len(rows)))
+    rows = _at(world, rows, merchant, np.repeat(city, counts))
+    new_method = rng.random(count) < 0.5 * shown
+    method = np.where(new_method, rng.integers(0, len(people_of.METHODS), count), victims.method)
+    return replace(
+        rows,
+        cents=_priced(world, rows, rng.normal(0.9 - 0.7 * d, 0.5, len(rows)), rng),
+        device=np.repeat(device, counts),
+        method=np.repeat(method, counts).astype(np.int8),
+        odd=np.zeros(len(rows), np.int8),
+    )
+
+
+def _impossible_travel(world: World, victims: Rows, rng: np.random.Generator) -> Rows:
+    """A copied card at a till far away, while its owner has just paid at home."""
+    d, count = world.options.difficulty, len(victims)
+    far = _DISTANCES_KM[victims.city] > 2_500 - 2_000 * d
+    ticket = rng.random((count, _INTERNET)) * far
+    city = ticket.argmax(axis=1)
+    counts = 1 + rng.poisson(0.8, count)
+    rows, _ = _repeated(victims, counts, _waits(counts.sum(), (5 + 20 * d) * _MINUTE_US, rng))
+    there = np.repeat(city, counts)
+    merchant = world.merchants.all.draw(there, rng.random(len(rows)))
+    rows = _at(world, rows, merchant, there)
+    return replace(
+        rows,
+        cents=_priced(world, rows, rng.normal(0.8 - 0.6 * d, 0.4, len(rows)), rng),
+        device=np.full(len(rows), -1),
+        odd=np.zeros(len(rows), np.int8),
+    )
+
+
+def _mimicry(world: World, victims: Rows, rng: np.random.Generator) -> Rows:
+    """Payments like the victim's own, where he pays anyway, a little dearer, spread over days."""
+    d = world.options.difficulty
+    counts = 1 + rng.poisson(1.5, len(victims))
+    rows, _ = _repeated(victims, counts, _waits(counts.sum(), 12 * HOUR_US, rng))
+    factor = rng.normal(0.8 - 0.6 * d, 0.3, len(rows))
+    return replace(rows, cents=_priced(world, rows, factor, rng), odd=np.zeros(len(rows), np.int8))
+
+
+MECHANISMS: tuple[Mechanism, ...] = (
+    Mechanism("stolen_card", 0.33, 2.8, (Reason.UNUSUAL_AMOUNT,), _stolen_card),
+    Mechanism("card_testing", 0.18, 6.4, (Reason.CARD_TESTING, Reason.BURST), _card_testing),
+    Mechanism(
+        "account_takeover",
+        0.17,
+        2.5,
+        (Reason.NEW_PAYMENT_METHOD, Reason.NEW_LOCATION, Reason.UNUSUAL_HOUR, Reason.IMPOSSIBLE_TRAVEL),
+        _account_takeover,
+    ),
+    Mechanism("impossible_travel", 0.08, 1.8, (Reason.IMPOSSIBLE_TRAVEL, Reason.NEW_LOCATION), _impossible_travel),
+    Mechanism("mimicry", 0.12, 2.5, (Reason.UNUSUAL_AMOUNT,), _mimicry),
+)
+SHARE_AT_COMPROMISED = 0.12
+COMPROMISED_CODE = len(MECHANISMS) + 1
+MECHANISM_NAMES: tuple[str, ...] = ("", *(mechanism.name for mechanism in MECHANISMS), "compromised_merchant")
+TRUE_REASONS: tuple[tuple[str, ...], ...] = (
+    (),
+    *(tuple(reason.value for reason in mechanism.reasons) for mechanism in MECHANISMS),
+    (Reason.RISKY_MERCHANT.value,),
+)

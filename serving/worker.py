@@ -1,0 +1,100 @@
+"""One serving worker: the models it holds and the two threads that keep them and their report fresh."""
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from feature_repo.settings import Settings
+from serving.detect import Detector, StateReader
+from serving.metrics import Metrics
+from serving.recorder import KafkaRecorder
+from serving.registry import Registry
+from serving.report import EVERY_S, Report
+from serving.source import MlflowSource, Source
+
+log = logging.getLogger("vigil.serving")
+
+
+class Worker:
+    """Everything of one process; nothing runs and nothing is opened before `start`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        states: Callable[[Settings], StateReader],
+        source: Callable[[Settings], Source] = lambda s: MlflowSource(s.mlflow_url, s.model_name),
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.settings = settings
+        self._states = states
+        self._source = source
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        self.metrics = Metrics()
+        self.registry = Registry(self._source(self.settings), _cache(self.settings))
+        self._report = Report(self.settings.redis_url, self.settings.serving_url)
+        self._recorder = KafkaRecorder(self.settings)
+        self._store = self._states(self.settings)
+        self.detector = Detector(self.settings, self.registry, self._store, self._recorder, self._clock)
+        self._warmed = threading.Event()
+        threading.Thread(target=self._warm, name="vigil-warm", daemon=True).start()
+        self._run("models", self._follow, self.settings.alias_poll_s)
+        self._run("report", self._tell, EVERY_S)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(timeout=EVERY_S)
+        self._report.withdraw()
+        self._recorder.close()
+
+    @property
+    def missing(self) -> list[str]:
+        """What keeps this worker from being ready; empty when it is."""
+        held = {
+            "model": self.registry.held.champion is not None,
+            "feature store": self._store.ready,
+            "compiled code": self._warmed.is_set(),
+        }
+        return [name for name, there in held.items() if not there]
+
+    @property
+    def alive(self) -> bool:
+        """A worker whose threads died would serve an old model forever: it wants a restart."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def _follow(self) -> None:
+        if self.registry.refresh():
+            self._tell()  # the stream may pin the new version now, not at the next round
+        champion = self.registry.held.champion
+        if champion is not None and champion.version.isdecimal():
+            self.metrics.champion.set(int(champion.version))
+        self.metrics.registry_reachable.set(self.registry.reachable)
+        self.metrics.champion_refused.set(self.registry.refusal is not None)
+
+    def _warm(self) -> None:
+        self.detector.warm()
+        self._warmed.set()
+
+    def _tell(self) -> None:
+        self._report.write(self.registry.held)
+
+    def _run(self, name: str, step: Callable[[], None], every_s: float) -> None:
+        def loop() -> None:
+            while not self._stopping.is_set():
+                step()
+                self._stopping.wait(every_s)
+
+        thread = threading.Thread(target=loop, name=f"vigil-{name}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+
+def _cache(settings: Settings) -> Path:
+    """Artefacts of one registered model: the last good one of another must not serve in its place."""
+    return settings.home / "serving" / "models" / settings.model_name

@@ -1,0 +1,225 @@
+"""One payment decided now: what the answer says and what never happens."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from feature_repo import features, kernel
+from feature_repo.errors import BadRecord, DependencyDown, IdConflict, ModelLoading, StoreUnavailable
+from feature_repo.hashing import events_of
+from feature_repo.parser import parse_one
+from serving.decision import RULESET
+from serving.detect import Detector
+from serving.registry import Registry
+from tests.cases.model_service import FolderSource, MemoryStates, settings_for
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+PAYMENT = {
+    "transaction_id": "txn_1",
+    "user_id": "user_1",
+    "amount": 12.5,
+    "timestamp": "2026-03-01T11:59:00Z",
+    "merchant": "Corner Café",
+    "location": "New York",
+    "payment_method": "credit_card",
+}
+
+Detect = Callable[..., dict[str, Any]]
+
+
+class Topic:
+    """A recorder that remembers; `down` is Kafka being away."""
+
+    def __init__(self) -> None:
+        self.payments: list[tuple[str, bytes]] = []
+        self.down = False
+
+    def record(self, user_id: str, payload: bytes) -> str:
+        if self.down:
+            raise DependencyDown("Kafka", "here", "switched off by the test")
+        self.payments.append((user_id, payload))
+        return f"transactions-0-{len(self.payments) - 1}"
+
+
+@pytest.fixture
+def states() -> MemoryStates:
+    return MemoryStates()
+
+
+@pytest.fixture
+def topic() -> Topic:
+    return Topic()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> FolderSource:
+    source = FolderSource(tmp_path)
+    source.publish("7", scale=0.01)
+    return source
+
+
+@pytest.fixture
+def registry(source: FolderSource, tmp_path: Path) -> Registry:
+    registry = Registry(source, tmp_path / "cache")
+    registry.refresh()
+    return registry
+
+
+@pytest.fixture
+def detect(states: MemoryStates, topic: Topic, registry: Registry, tmp_path: Path) -> Detect:
+    detector = Detector(settings_for(tmp_path), registry, states, topic, clock=lambda: NOW)
+
+    def call(record: bool = False, **changes: Any) -> dict[str, Any]:
+        return detector.detect(json.dumps({**PAYMENT, **changes}).encode(), record)
+
+    return call
+
+
+def payments(count: int, **changes: Any) -> pa.RecordBatch:
+    """A user's ordinary past: one small payment an hour."""
+    rows = [
+        parse_one(
+            json.dumps(
+                {
+                    **PAYMENT,
+                    "transaction_id": f"past_{i}",
+                    "timestamp": f"2026-02-28T{i % 24:02d}:30:00Z",
+                    **changes,
+                }
+            ).encode(),
+            int(NOW.timestamp() * 1e6),
+        )
+        for i in range(count)
+    ]
+    return pa.Table.from_batches(rows).combine_chunks().to_batches()[0]
+
+
+def live_through(states: MemoryStates, past: pa.RecordBatch) -> None:
+    """Fold payments into the user's stored state, as the stream does."""
+    events = events_of(past)
+    record = states.read("user_1", events.user[0])
+    kernel.fold(record, np.zeros(len(past), np.int64), events, -1, np.arange(len(past)))
+    states.records[int(events.user[0])] = record
+
+
+def test_the_answer_names_payment_decision_and_model(detect: Detect, registry: Registry) -> None:
+    answer = detect()
+    model = registry.held.get()
+    assert answer["transaction_id"] == "txn_1"
+    assert answer["event_time"] == "2026-03-01T11:59:00.000000Z"
+    assert answer["processed_at"] == "2026-03-01T12:00:00.000000Z"
+    assert answer["outcome"] == "scored"
+    assert 0 <= answer["anomaly_score"] < model.manifest.threshold
+    assert (answer["is_anomaly"], answer["decision"]) == (False, "approve")
+    assert (answer["anomaly_reason"], answer["anomaly_reasons"]) == (None, [])
+    assert answer["model_version"] == "7"
+    assert answer["feature_set_id"] == model.manifest.feature_set_id
+    assert answer["artifact_sha256"] == model.sha256
+    assert answer["ruleset_version"] == RULESET
+    assert list(answer["features"]) == list(features.NAMES)
+    json.dumps(answer, allow_nan=False)
+
+
+def test_an_anomaly_is_reviewed_and_its_strongest_reason_comes_first(
+    detect: Detect, source: FolderSource, registry: Registry, states: MemoryStates
+) -> None:
+    source.publish("8", scale=2.0)
+    registry.refresh()
+    live_through(states, payments(10))
+    answer = detect(amount=50_000, merchant="Casino")
+    assert (answer["is_anomaly"], answer["decision"], answer["model_version"]) == (True, "review", "8")
+    assert answer["anomaly_reason"] == answer["anomaly_reasons"][0] == "unusual_amount_for_user"
+    assert answer["reason_shares"] == sorted(answer["reason_shares"], reverse=True)
+    assert len(answer["reason_shares"]) == len(answer["anomaly_reasons"]) <= 4
+
+
+def test_features_are_those_the_stream_would_compute(detect: Detect, states: MemoryStates) -> None:
+    past = payments(10)
+    live_through(states, past)
+    answer = detect(amount=99.99)
+    now = parse_one(json.dumps({**PAYMENT, "amount": 99.99}).encode(), int(NOW.timestamp() * 1e6))
+    events = events_of(pa.Table.from_batches([past, now]).combine_chunks().to_batches()[0])
+    fresh = MemoryStates().read("user_1", events.user[0])
+    vectors, _ = kernel.fold(fresh, np.zeros(11, np.int64), events, -1, np.arange(11))
+    assert list(answer["features"].values()) == [float(str(value)) for value in vectors[-1]]
+
+
+def test_detecting_changes_no_state(detect: Detect, states: MemoryStates) -> None:
+    live_through(states, payments(3))
+    before = {user: record.tobytes() for user, record in states.records.items()}
+    assert detect() == detect()
+    assert {user: record.tobytes() for user, record in states.records.items()} == before
+
+
+def test_the_same_payment_again_is_scored_again(detect: Detect, states: MemoryStates) -> None:
+    live_through(states, payments(3))
+    live_through(states, parse_one(json.dumps(PAYMENT).encode(), int(NOW.timestamp() * 1e6)))
+    answer = detect()
+    assert answer["seen_before"] is True
+    assert answer["anomaly_score"] is not None
+    assert detect(transaction_id="txn_2")["seen_before"] is False
+
+
+def test_the_same_id_with_another_payload_is_a_conflict(detect: Detect, states: MemoryStates, topic: Topic) -> None:
+    live_through(states, payments(1))
+    with pytest.raises(IdConflict):
+        detect(record=True, transaction_id="past_0", amount=13.0, timestamp="2026-02-28T00:30:00Z")
+    assert topic.payments == []
+
+
+def test_a_payment_behind_the_users_newest_is_late(detect: Detect, states: MemoryStates) -> None:
+    live_through(states, payments(24))
+    assert detect(timestamp="2026-02-27T10:00:00Z")["late"] is True
+    assert detect()["late"] is False
+
+
+def test_another_currency_goes_to_review_without_a_score(detect: Detect) -> None:
+    answer = detect(currency="EUR")
+    assert answer["currency"] == "EUR"
+    assert (answer["outcome"], answer["unscored_reason"]) == ("unscored", "CURRENCY_UNSUPPORTED")
+    assert (answer["anomaly_score"], answer["is_anomaly"], answer["model_version"]) == (None, None, None)
+    assert answer["decision"] == "review"
+
+
+def test_the_answer_has_the_same_keys_with_and_without_a_score(detect: Detect) -> None:
+    assert detect().keys() == detect(currency="EUR").keys()
+
+
+def test_recording_puts_the_payment_as_it_came_on_the_topic(detect: Detect, topic: Topic) -> None:
+    assert "recorded_as" not in detect()
+    assert topic.payments == []
+    answer = detect(record=True)
+    assert answer["recorded_as"] == "transactions-0-0"
+    assert topic.payments == [("user_1", json.dumps(PAYMENT).encode())]
+
+
+def test_a_payment_that_could_not_be_recorded_gets_no_answer(detect: Detect, topic: Topic) -> None:
+    topic.down = True
+    with pytest.raises(DependencyDown):
+        detect(record=True)
+
+
+def test_without_the_state_there_is_no_score(detect: Detect, states: MemoryStates) -> None:
+    states.down = True
+    with pytest.raises(StoreUnavailable):
+        detect()
+
+
+def test_without_a_model_there_is_no_decision(states: MemoryStates, topic: Topic, tmp_path: Path) -> None:
+    empty = Registry(FolderSource(tmp_path), tmp_path / "other")
+    detector = Detector(settings_for(tmp_path), empty, states, topic, clock=lambda: NOW)
+    with pytest.raises(ModelLoading):
+        detector.detect(json.dumps(PAYMENT).encode(), False)
+
+
+def test_a_bad_payment_is_refused_before_anything_is_read(detect: Detect, states: MemoryStates) -> None:
+    states.down = True
+    with pytest.raises(BadRecord) as caught:
+        detect(amount=-1)
+    assert caught.value.code == "RANGE"

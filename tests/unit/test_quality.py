@@ -1,0 +1,202 @@
+"""Validation: a good history passes; each way of breaking one fails and names the check."""
+
+import html.parser
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from feature_repo.errors import BadConfiguration, DataInvalid
+from feature_repo.settings import Settings, load
+from feature_repo.transaction import HISTORY_SCHEMA
+from pipelines import quality
+from pipelines.history import import_history
+from pipelines.simulator import folder, world
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+Rows = dict[str, list[Any]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose data set `good` is an imported simulation."""
+    home = tmp_path_factory.mktemp("home")
+    folder.write(world.build(world.Options(users=500, seed=1, prevalence=0.01)), 8, home / "simulated")
+    import_history(load(home=home), home / "simulated" / "history.parquet", "good")
+    return home
+
+
+@pytest.fixture(scope="module")
+def rows(made: Path) -> Rows:
+    columns: Rows = pq.read_table(made / "data" / "good" / "history.parquet").to_pydict()
+    return columns
+
+
+def _settings(tmp_path: Path, columns: Rows, imported: dict[str, Any] | None = None) -> Settings:
+    settings = load(home=tmp_path)
+    data = settings.home / "data" / "broken"
+    data.mkdir(parents=True)
+    nullable = pa.schema([field.with_nullable(True) for field in HISTORY_SCHEMA])
+    pq.write_table(pa.table(columns, schema=nullable), data / "history.parquet")
+    if imported is not None:
+        (data / "import.json").write_text(json.dumps(imported))
+    return settings
+
+
+def test_a_good_history_passes_and_leaves_a_report_and_a_page(made: Path) -> None:
+    report = quality.validate(load(home=made), "good", now=NOW)
+    assert report.passed
+    assert report.failures == []
+    document = json.loads((made / "data" / "good" / "validation.json").read_text())
+    assert document["passed"] is True
+    assert {finding["name"] for finding in document["findings"]} == {finding.name for finding in report.findings}
+    page = report.path.read_text()
+    html.parser.HTMLParser().feed(page)
+    assert "fit for training" in page
+    assert not re.search(r"https?:|src=|@import", page)
+
+
+def _set(column: str, value: Any, at: int = 3) -> Callable[[Rows], None]:
+    def change(columns: Rows) -> None:
+        columns[column][at] = value
+
+    return change
+
+
+def _all(column: str, value: Callable[[int], Any]) -> Callable[[Rows], None]:
+    def change(columns: Rows) -> None:
+        columns[column] = [value(row) for row in range(len(columns[column]))]
+
+    return change
+
+
+def _shorter(columns: Rows) -> None:
+    for name in columns:
+        columns[name] = columns[name][:500]
+
+
+def _swapped(columns: Rows) -> None:
+    for name in columns:
+        columns[name][10], columns[name][500] = columns[name][500], columns[name][10]
+
+
+def _label_early(columns: Rows) -> None:
+    columns["is_fraud"][5] = True
+    columns["label_time"][5] = columns["event_time"][5] - timedelta(hours=1)
+
+
+def _label_untimed(columns: Rows) -> None:
+    columns["is_fraud"][5], columns["label_time"][5] = True, None
+
+
+def _no_fraud(columns: Rows) -> None:
+    columns["is_fraud"] = [False] * len(columns["is_fraud"])
+
+
+def _ancient(columns: Rows) -> None:
+    for row in range(100):
+        columns["event_time"][row] = datetime(1990, 1, 1, tzinfo=UTC)
+
+
+BREAKS: dict[str, Callable[[Rows], None]] = {
+    **{f"{name}_present": _set(name, None) for name in ("transaction_id", "user_id", "amount", "event_time")},
+    **{f"{name}_present": _set(name, None) for name in ("merchant", "location", "payment_method", "arrival_time")},
+    "transaction_id_length": _set("transaction_id", "x" * 129),
+    "user_id_length": _set("user_id", ""),
+    "merchant_length": _set("merchant", "x" * 257),
+    "location_length": _set("location", ""),
+    "payment_method_length": _set("payment_method", "x" * 257),
+    "amount_range": _set("amount", 0.0),
+    "latitude_range": _set("latitude", 91.0),
+    "longitude_range": _set("longitude", -200.0),
+    "time_not_ancient": _ancient,
+    "time_before_arrival": lambda columns: _set("event_time", columns["arrival_time"][3] + timedelta(minutes=6))(
+        columns
+    ),
+    "time_not_ahead": _set("event_time", NOW + timedelta(minutes=6)),
+    "label_after_event": _label_early,
+    "rows_enough": _shorter,
+    "ids_unique": lambda columns: _set("transaction_id", columns["transaction_id"][4])(columns),
+    "order_of_arrival": _swapped,
+    "users_repeat": _all("user_id", lambda row: f"u{row}"),
+    "merchants_repeat": _all("merchant", lambda row: f"m{row}"),
+    "methods_few": _all("payment_method", lambda row: f"m{row}"),
+    "currency_one": _all("currency", lambda row: "EUR"),
+    "frauds_timed": _label_untimed,
+    "fraud_share": _no_fraud,
+}
+
+
+@pytest.mark.parametrize("check", BREAKS)
+def test_a_broken_history_fails_and_the_check_is_named(rows: Rows, tmp_path: Path, check: str) -> None:
+    columns = {name: list(values) for name, values in rows.items()}
+    BREAKS[check](columns)
+    report = quality.validate(_settings(tmp_path, columns), "broken", now=NOW)
+    assert not report.passed
+    assert check in {failure.partition(":")[0] for failure in report.failures}
+
+
+def test_an_import_that_dropped_much_fails(rows: Rows, tmp_path: Path) -> None:
+    settings = _settings(tmp_path, rows, {"rows_read": 1_000, "dropped": {"RANGE": 51}, "simulated": False})
+    report = quality.validate(settings, "broken", now=NOW)
+    assert [failure.partition(":")[0] for failure in report.failures] == ["dropped_few"]
+
+
+def test_every_check_has_a_history_that_breaks_it(made: Path) -> None:
+    from pipelines import expectations
+
+    every = [*expectations.of_rows(NOW, simulated=False), *expectations.of_totals(imported=True, labelled=True)]
+    assert {check.name for check in every} == {*BREAKS, "dropped_few"}
+
+
+def test_a_history_without_labels_is_not_asked_for_fraud(rows: Rows, tmp_path: Path) -> None:
+    empty = [None] * len(rows["is_fraud"])
+    report = quality.validate(_settings(tmp_path, rows | {"is_fraud": empty, "label_time": empty}), "broken", now=NOW)
+    assert report.passed
+
+
+def test_the_report_holds_no_value_of_the_data(rows: Rows, tmp_path: Path) -> None:
+    columns = {name: list(values) for name, values in rows.items()}
+    columns["merchant"][3] = "card 4111111111111111 " + "x" * 257
+    report = quality.validate(_settings(tmp_path, columns), "broken", now=NOW)
+    assert not report.passed
+    assert "4111" not in report.path.read_text() + (report.path.parent / "validation.json").read_text()
+
+
+def test_a_passing_report_is_used_until_the_history_changes(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = _settings(tmp_path, rows)
+    quality.require_valid(settings, "broken")
+    ran: list[str] = []
+    validate = quality.validate
+    monkeypatch.setattr(quality, "validate", lambda settings, name: ran.append(name) or validate(settings, name))
+    quality.require_valid(settings, "broken")
+    assert ran == []
+    path = settings.home / "data" / "broken" / "history.parquet"
+    broken = pq.read_table(path)
+    at = broken.schema.get_field_index("amount")
+    pq.write_table(broken.set_column(at, "amount", pa.array(np.zeros(broken.num_rows))), path)
+    with pytest.raises(DataInvalid, match="amount_range"):
+        quality.require_valid(settings, "broken")
+    assert ran == ["broken"]
+
+
+def test_a_data_set_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadConfiguration, match="no data set nowhere"):
+        quality.validate(load(home=tmp_path), "nowhere")
+
+
+def test_a_table_that_is_no_history_is_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data" / "odd"
+    data.mkdir(parents=True)
+    pq.write_table(pa.table({"transaction_id": ["a"]}), data / "history.parquet")
+    with pytest.raises(BadConfiguration, match="column user_id"):
+        quality.validate(load(home=tmp_path), "odd")

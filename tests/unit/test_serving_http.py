@@ -1,0 +1,223 @@
+"""The model service's port: what passes the gate, and what each bad request hears."""
+
+import json
+import pickle
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from feature_repo.problem import MEDIA_TYPE
+from serving.client import BINARY, ModelClient
+from serving.endpoints import RULES
+from serving.wire import SCORED
+from serving.worker import Worker
+from tests.cases.model_service import FolderSource, MemoryStates, listening, settings_for, worker_for
+from tests.cases.tiny_model import COLUMNS
+
+LIMIT = 100
+WIDTH = len(COLUMNS)
+X = np.linspace(0, 2, 5 * WIDTH, dtype="<f4").reshape(5, WIDTH)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> FolderSource:
+    source = FolderSource(tmp_path_factory.mktemp("published"))
+    source.publish("1")
+    return source
+
+
+@pytest.fixture(scope="module")
+def worker(source: FolderSource, tmp_path_factory: pytest.TempPathFactory) -> Worker:
+    settings = settings_for(tmp_path_factory.mktemp("home"), max_score_rows=LIMIT)
+    return worker_for(settings, source, MemoryStates())
+
+
+@pytest.fixture(scope="module")
+def url(worker: Worker) -> Iterator[str]:
+    with listening(worker) as url:
+        wait(lambda: httpx.get(f"{url}/models").status_code == 200)
+        yield url
+
+
+@pytest.fixture
+def headers(worker: Worker) -> dict[str, str]:
+    manifest = worker.registry.held.get().manifest
+    return {"Content-Type": BINARY, "X-Vigil-Feature-Set": manifest.feature_set_id}
+
+
+def wait(ready: object, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def refused(response: httpx.Response, status: int, code: str) -> dict[str, object]:
+    """The problem of a refusal, whose form is checked."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == MEDIA_TYPE
+    body: dict[str, object] = response.json()
+    assert body["code"] == code
+    assert body["status"] == status
+    assert body["request_id"] == response.headers["X-Request-ID"]
+    assert {"title", "detail", "errors"} <= body.keys()
+    return body
+
+
+def test_scores_name_version_features_and_artefact(url: str, headers: dict[str, str], worker: Worker) -> None:
+    response = httpx.post(f"{url}/score", content=X.tobytes(), headers=headers)
+    model = worker.registry.held.get()
+    assert response.status_code == 200
+    assert response.headers["content-type"] == BINARY
+    assert response.headers["X-Vigil-Model-Version"] == model.version
+    assert response.headers["X-Vigil-Feature-Set"] == model.manifest.feature_set_id
+    assert response.headers["X-Vigil-Artifact-Sha256"] == model.sha256
+    scored = np.frombuffer(response.content, SCORED)
+    np.testing.assert_allclose(scored["score"], 1 - np.exp(-0.1 * np.abs(X).sum(axis=1)), rtol=1e-4)
+
+
+def test_the_client_reads_what_the_service_writes(url: str, worker: Worker) -> None:
+    with ModelClient(url) as client:
+        models = client.models()
+        champion = models.get(models.champion)
+        assert champion.columns == COLUMNS
+        assert champion.threshold == worker.registry.held.get().manifest.threshold
+        assert len(client.score(X, champion.version, champion.feature_set_id)) == len(X)
+
+
+def test_no_rows_give_no_scores(url: str, headers: dict[str, str]) -> None:
+    response = httpx.post(f"{url}/score", content=b"", headers=headers)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+@pytest.mark.parametrize("offered", [None, "", "fs_0000000000000000"])
+def test_columns_of_another_feature_set_are_refused(url: str, headers: dict[str, str], offered: str | None) -> None:
+    del headers["X-Vigil-Feature-Set"]
+    if offered is not None:
+        headers["X-Vigil-Feature-Set"] = offered
+    refused(httpx.post(f"{url}/score", content=X.tobytes(), headers=headers), 422, "FEATURE_SET_MISMATCH")
+
+
+@pytest.mark.parametrize("columns", [WIDTH - 1, WIDTH + 1])
+def test_a_missing_or_extra_column_is_refused(url: str, headers: dict[str, str], columns: int) -> None:
+    body = np.zeros((5, columns), "<f4").tobytes()
+    refused(httpx.post(f"{url}/score", content=body, headers=headers), 422, "FEATURE_SET_MISMATCH")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_no_number_is_named_by_row_and_column(url: str, headers: dict[str, str], value: float) -> None:
+    bad = X.copy()
+    bad[3, 2] = value
+    body = refused(httpx.post(f"{url}/score", content=bad.tobytes(), headers=headers), 422, "FEATURE_INVALID")
+    assert (body["row"], body["column"]) == (3, COLUMNS[2])
+    assert body["errors"] == [{"loc": ["body", 3, COLUMNS[2]], "code": "FEATURE_INVALID"}]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_more_rows_than_the_limit_are_refused(url: str, headers: dict[str, str], streamed: bool) -> None:
+    body = np.zeros((LIMIT + 1, WIDTH), "<f4").tobytes()
+    content = iter([body[:100], body[100:]]) if streamed else body
+    answer = refused(httpx.post(f"{url}/score", content=content, headers=headers), 413, "BATCH_TOO_LARGE")
+    assert answer["limit"] == LIMIT
+    full = httpx.post(f"{url}/score", content=body[: LIMIT * WIDTH * 4], headers=headers)
+    assert len(full.content) == LIMIT * SCORED.itemsize
+
+
+def test_a_version_that_is_not_loaded_is_refused_with_those_that_are(url: str, headers: dict[str, str]) -> None:
+    response = httpx.post(f"{url}/score", content=X.tobytes(), headers={**headers, "X-Vigil-Model-Version": "99"})
+    body = refused(response, 409, "MODEL_VERSION_MISMATCH")
+    assert (body["asked"], body["loaded"]) == ("99", ["1"])
+
+
+FOREIGN = ("application/vnd.bentoml+pickle", "application/x-pickle", "multipart/form-data; boundary=x", "text/plain")
+
+
+@pytest.mark.parametrize("path", [*RULES, "/", "/schema.json", "/docs.json", "/static_content/x", "/anything"])
+def test_no_path_takes_another_content_type(url: str, path: str) -> None:
+    with httpx.Client(base_url=url) as http:
+        for method in ("POST", "GET", "PUT"):
+            for content_type in FOREIGN:
+                content, headers = pickle.dumps({}), {"Content-Type": content_type}
+                response = http.request(method, path, content=content, headers=headers)
+                refused(response, 415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+@pytest.mark.parametrize("path", ["/score", "/detect"])
+def test_a_body_without_content_type_is_refused(url: str, path: str) -> None:
+    refused(httpx.post(url + path, content=b"{}"), 415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+@pytest.mark.parametrize("path", ["/", "/schema.json", "/docs.json", "/anything", "/score/"])
+def test_paths_that_are_not_ours_are_unknown(url: str, path: str) -> None:
+    refused(httpx.get(url + path), 404, "NOT_FOUND")
+
+
+def test_another_method_hears_which_one_is_right(url: str) -> None:
+    response = httpx.get(f"{url}/score")
+    refused(response, 405, "METHOD_NOT_ALLOWED")
+    assert response.headers["allow"] == "POST"
+
+
+def test_a_usable_request_id_is_kept_and_another_is_replaced(url: str) -> None:
+    assert httpx.get(f"{url}/live", headers={"X-Request-ID": "abc-1"}).headers["X-Request-ID"] == "abc-1"
+    given = "x" * 65
+    assert httpx.get(f"{url}/live", headers={"X-Request-ID": given}).headers["X-Request-ID"] != given
+
+
+def test_record_is_true_or_false(url: str) -> None:
+    refused(httpx.post(f"{url}/detect?record=perhaps", json={}), 422, "PARAMETER_INVALID")
+
+
+def test_a_payment_over_the_limit_is_refused_whatever_is_in_it(url: str) -> None:
+    response = httpx.post(f"{url}/detect", content=b" " * 70_000, headers={"Content-Type": "application/json"})
+    refused(response, 413, "TOO_LARGE")
+
+
+def test_metrics_count_rows_by_version(url: str, headers: dict[str, str]) -> None:
+    httpx.post(f"{url}/score", content=X.tobytes(), headers=headers)
+    wait(lambda: "vigil_serving_champion 1.0" in httpx.get(f"{url}/metrics").text)
+    assert 'vigil_score_rows_total{model_version="1"}' in httpx.get(f"{url}/metrics").text
+
+
+def test_moving_the_alias_changes_the_served_model(tmp_path: Path) -> None:
+    source = FolderSource(tmp_path)
+    with listening(worker_for(settings_for(tmp_path / "home"), source, MemoryStates())) as url:
+        body = refused(httpx.get(f"{url}/models"), 503, "MODEL_LOADING")
+        assert "champion" in str(body["detail"])
+        refused(httpx.get(f"{url}/ready"), 503, "MODEL_LOADING")
+        assert httpx.get(f"{url}/live").status_code == 200
+        source.publish("1")
+        wait(lambda: httpx.get(f"{url}/models").status_code == 200)
+        source.publish("2", scale=0.2)
+        wait(lambda: httpx.get(f"{url}/models").json()["champion"] == "2")
+        assert [model["version"] for model in httpx.get(f"{url}/models").json()["loaded"]] == ["2", "1"]
+
+
+def test_a_refused_champion_is_told_by_ready(tmp_path: Path) -> None:
+    source = FolderSource(tmp_path)
+    source.publish("1")
+    with listening(worker_for(settings_for(tmp_path / "home"), source, MemoryStates())) as url:
+        wait(lambda: httpx.get(f"{url}/models").status_code == 200)
+        source.publish("2", scale=0.2)
+        source.path("2").write_bytes(b"garbage")
+        wait(lambda: httpx.get(f"{url}/ready").json()["refused"] is not None)
+        assert httpx.get(f"{url}/models").json()["champion"] == "1"
+        answer = httpx.get(f"{url}/ready")
+        assert answer.json()["refused"] == {"version": "2", "code": "ARTIFACT_CORRUPT"}
+        wait(lambda: "vigil_serving_champion_refused 1.0" in httpx.get(f"{url}/metrics").text)
+
+
+def test_an_unexpected_error_is_a_problem_without_its_text(
+    url: str, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("4111 1111 1111 1111")
+
+    monkeypatch.setattr(worker.detector, "detect", fail)
+    response = httpx.post(f"{url}/detect", json={})
+    refused(response, 500, "INTERNAL")
+    assert "4111" not in json.dumps(response.json())

@@ -1,0 +1,212 @@
+"""Training data: the vectors of a window of days, read through Feast, with what was known about them when.
+
+Labels arrive late. A row's label counts only if it had arrived by `labels_as_of`; whatever arrived later
+does not exist for training, calibration or the report.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from feature_repo.errors import BadConfiguration
+from feature_repo.features import NAMES
+from feature_repo.settings import Settings
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+MICROSECONDS = 1_000_000
+DAY_US = 86_400 * MICROSECONDS
+
+_US = pa.timestamp("us", tz="UTC")
+_HISTORY = ["transaction_id", "user_id", "amount", "event_time", "is_fraud", "label_time"]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Rows of a window, each transaction once, sorted by event time and id."""
+
+    x: FloatArray  # [n, len(columns)], raw feature values
+    columns: tuple[str, ...]
+    transaction_id: pa.StringArray
+    user_id: pa.StringArray
+    event_time: npt.NDArray[np.int64]  # microseconds since 1970, UTC
+    amount: npt.NDArray[np.float64]  # in the configured currency
+    label: BoolArray  # known to be fraud as of labels_as_of
+    label_known: BoolArray  # a label had arrived by labels_as_of
+    too_young: BoolArray  # younger than the median label delay as of labels_as_of: silence says little yet
+    labels_as_of: datetime
+    label_delay: timedelta  # median of the data set
+    without_features: int  # payments of the window that the stream would not have scored either
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def day(self) -> npt.NDArray[np.int64]:
+        """UTC days since 1970, by event time."""
+        return self.event_time // DAY_US
+
+    def take(self, rows: npt.NDArray[np.int64] | BoolArray) -> "TrainingSet":
+        chosen = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        names = ("x", "event_time", "amount", "label", "label_known", "too_young")
+        ids = {name: getattr(self, name).take(pa.array(chosen)) for name in ("transaction_id", "user_id")}
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names}, **ids)
+
+    def sha256(self) -> str:
+        """Of everything training reads: ids, times, features and labels in their order."""
+        digest = hashlib.sha256("\n".join(self.columns).encode())
+        for ids in (self.transaction_id, self.user_id):
+            digest.update("\n".join(ids.to_pylist()).encode())
+        for values in (self.x, self.event_time, self.amount, self.label, self.label_known):
+            digest.update(np.ascontiguousarray(values).data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the simulator knows: the mechanism and true first reason of each fraudulent payment."""
+
+    table: pa.Table  # transaction_id, mechanism, reason
+
+    def of(self, transaction_id: pa.StringArray) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Mechanism and reason of each payment, empty texts for genuine ones."""
+        place = pc.index_in(transaction_id, value_set=self.table["transaction_id"].combine_chunks())
+        columns = [self.table[name].take(place).fill_null("") for name in ("mechanism", "reason")]
+        mechanism, reason = (np.asarray(column.to_pylist(), dtype=str) for column in columns)
+        return mechanism, reason
+
+
+def load_truth(settings: Settings, name: str) -> Truth | None:
+    """The truth table of a simulated data set; None for data of one's own."""
+    path = settings.home / "data" / name / "truth.parquet"
+    if not path.is_file():
+        return None
+    return Truth(pq.read_table(path, columns=["transaction_id", "mechanism", "reason"]))
+
+
+def load_training_set(
+    settings: Settings, name: str, first: date, last: date, labels_as_of: datetime | None = None
+) -> TrainingSet:
+    """The days `first` to `last` (inclusive, UTC) of data set `name`, labels as they stood at `labels_as_of`.
+
+    Default of labels_as_of: the end of the last day plus the data set's median label delay. Raises
+    BadConfiguration where there is no such data set, no such day, or no vector for it.
+    """
+    history = _read_history(settings.home / "data" / name, name)
+    delay = median_label_delay(history)
+    cut = labels_as_of or midnight(last + timedelta(days=1)) + delay
+    window = _in_window(history, name, first, last)
+    vectors = _vectors(settings, name, window)
+    return _joined(window, vectors, cut, delay)
+
+
+def median_label_delay(history: pa.Table) -> timedelta:
+    """From a fraud's event to its label; zero where the history has no label."""
+    frauds = history.filter(pc.and_kleene(history["is_fraud"], pc.is_valid(history["label_time"])))
+    if not len(frauds):
+        return timedelta(0)
+    delays = _microseconds(frauds["label_time"]) - _microseconds(frauds["event_time"])
+    return timedelta(microseconds=float(np.median(delays)))
+
+
+def midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def _read_history(folder: Path, name: str) -> pa.Table:
+    path = folder / "history.parquet"
+    if not path.is_file():
+        raise BadConfiguration(f"there is no data set {name} ({path})", remedy="vigil simulate or vigil import")
+    if not (folder / "features.parquet").is_file():
+        raise BadConfiguration(f"data set {name} has no features yet", remedy=f"vigil replay --data {name}")
+    return pq.read_table(path, columns=_HISTORY)
+
+
+def load_window(settings: Settings, name: str, first: date, last: date) -> pa.Table:
+    """The payments themselves, each transaction id once, with features or without: history columns and label."""
+    return _in_window(_read_history(settings.home / "data" / name, name), name, first, last)
+
+
+def _in_window(history: pa.Table, name: str, first: date, last: date) -> pa.Table:
+    """Rows of the window; a repeated transaction id counts where it arrived first."""
+    if last < first:
+        raise BadConfiguration(f"the window ends ({last}) before it begins ({first})")
+    start, end = midnight(first), midnight(last + timedelta(days=1))
+    time = history["event_time"]
+    inside = pc.and_(pc.greater_equal(time, pa.scalar(start, _US)), pc.less(time, pa.scalar(end, _US)))
+    rows = history.filter(inside)
+    if not len(rows):
+        raise BadConfiguration(f"data set {name} has no payment from {first} to {last}")
+    codes = rows["transaction_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    return rows.take(pa.array(np.sort(np.unique(codes, return_index=True)[1])))
+
+
+def _vectors(settings: Settings, name: str, window: pa.Table) -> pa.Table:
+    """transaction_id and features of the window's payments, in no particular order, through Feast."""
+    import pandas  # with Feast, seconds to import: only who reads training data pays
+    import pytz  # type: ignore[import-untyped]  # Feast's; it has no types
+
+    from feature_repo import definitions
+
+    store = definitions.apply(settings, name)
+    asked = pandas.DataFrame(
+        {
+            "transaction_id": window["transaction_id"].to_pandas(),
+            # pytz's UTC: for any other Feast converts row by row, in Python.
+            "event_timestamp": window["event_time"].to_pandas().dt.tz_convert(pytz.UTC),
+        }
+    )
+    service = store.get_feature_service(definitions.SERVICE)
+    answer = store.get_historical_features(asked, service).to_df()
+    return pa.Table.from_pandas(answer[["transaction_id", *NAMES]], preserve_index=False)
+
+
+def _joined(window: pa.Table, vectors: pa.Table, cut: datetime, delay: timedelta) -> TrainingSet:
+    """Feast keeps no row order: rows meet by transaction id."""
+    place = pc.index_in(window["transaction_id"], value_set=vectors["transaction_id"].combine_chunks())
+    x = np.column_stack([vectors[name].to_numpy() for name in NAMES]).astype(np.float32)
+    x = x[place.fill_null(0).to_numpy()]
+    scored = pc.is_valid(place).to_numpy() & np.isfinite(x).all(axis=1)
+    order = np.flatnonzero(scored)
+    ids = window["transaction_id"].combine_chunks()
+    time = _microseconds(window["event_time"])
+    order = order[np.lexsort((_ranks(ids)[order], time[order]))]
+    if not len(order):
+        raise BadConfiguration("the window's payments have no features", remedy="vigil replay")
+    rows = window.take(pa.array(order))
+    cut_us = int(cut.timestamp() * MICROSECONDS)
+    labelled = pc.is_valid(rows["label_time"]).to_numpy()
+    arrived = np.where(labelled, _microseconds(rows["label_time"]), np.iinfo(np.int64).max) <= cut_us
+    return TrainingSet(
+        x=x[order],
+        columns=NAMES,
+        transaction_id=rows["transaction_id"].combine_chunks(),
+        user_id=rows["user_id"].combine_chunks(),
+        event_time=time[order],
+        amount=rows["amount"].to_numpy(),
+        label=arrived & rows["is_fraud"].fill_null(False).to_numpy(),
+        label_known=arrived,
+        too_young=time[order] > cut_us - int(delay.total_seconds() * MICROSECONDS),
+        labels_as_of=cut,
+        label_delay=delay,
+        without_features=len(window) - len(order),
+    )
+
+
+def _ranks(ids: pa.StringArray) -> npt.NDArray[np.int64]:
+    ranks = np.empty(len(ids), np.int64)
+    ranks[pc.array_sort_indices(ids).to_numpy()] = np.arange(len(ids))
+    return ranks
+
+
+def _microseconds(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Time column as int64 since 1970; 0 where there is none."""
+    return column.cast(_US).cast(pa.int64()).fill_null(0).to_numpy()

@@ -1,0 +1,80 @@
+"""Scores of payments by networks that did not train on them, out of fold by day.
+
+Calibration, threshold and report all read these: a network flatters the rows it has seen.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.errors import BadConfiguration
+from training.baselines import BASELINES
+from training.data import TrainingSet
+from training.detector import Detector, fit_autoencoder
+from training.recipes import Recipe
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Days held out together, and the detector fitted to the others."""
+
+    rows: npt.NDArray[np.int64]  # positions in the training set
+    detector: Detector
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Every held-out payment with its raw score. `rows` are positions in the training set, ascending."""
+
+    rows: npt.NDArray[np.int64]
+    raw: FloatArray
+    contributions: FloatArray  # [n, columns]
+    baselines: dict[str, FloatArray]
+
+
+def split_days(data: TrainingSet, recipe: Recipe) -> list[npt.NDArray[np.int64]]:
+    """Positions of the rows to hold out, one array per fold: whole days, never a part of one.
+
+    With folds > 1 the days take turns, so that each fold has weekdays and weekends; with folds = 1 the last
+    days are held out. Raises BadConfiguration for a window of a single day.
+    """
+    days = np.unique(data.day)
+    if len(days) < 2:
+        raise BadConfiguration("the window has one day: nothing can be held out for calibration")
+    if recipe.folds == 1:
+        last = days[-max(1, round(recipe.holdout_share * len(days))) :]
+        return [np.flatnonzero(np.isin(data.day, last))]
+    folds = min(recipe.folds, len(days))
+    turn = np.searchsorted(days, data.day) % folds
+    return [np.flatnonzero(turn == fold) for fold in range(folds)]
+
+
+def fit_folds(data: TrainingSet, recipe: Recipe) -> list[Fold]:
+    """One detector per fold, on the rows of the other days that are not known to be fraud."""
+    folds = []
+    for held in split_days(data, recipe):
+        seen = np.ones(len(data), bool)
+        seen[held] = False
+        folds.append(Fold(held, fit_autoencoder(data.x[seen & ~data.label], recipe)))
+    return folds
+
+
+def score_folds(data: TrainingSet, folds: list[Fold], recipe: Recipe) -> HeldOut:
+    """Held-out scores of the detectors and, where the recipe asks, of the baselines."""
+    rows = np.concatenate([fold.rows for fold in folds])
+    order = np.argsort(rows, kind="stable")
+    raw = np.concatenate([fold.detector.score(data.x[fold.rows]) for fold in folds])
+    shares = np.concatenate([fold.detector.contributions(data.x[fold.rows]) for fold in folds])
+    baselines = {}
+    for name, fit in BASELINES.items() if recipe.baselines else ():
+        scores = []
+        for fold in folds:
+            seen = np.ones(len(data), bool)
+            seen[fold.rows] = False
+            scores.append(fit(data.x[seen & ~data.label], recipe.seed)(data.x[fold.rows]))
+        baselines[name] = np.concatenate(scores)[order]
+    return HeldOut(rows[order], raw[order], shares[order], baselines)

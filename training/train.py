@@ -1,0 +1,150 @@
+"""Train, calibrate, judge and register one version: the whole of `vigil train`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo import features
+from feature_repo.errors import BadConfiguration
+from feature_repo.settings import Settings
+from serving.artifact import Manifest
+from training import recipes
+from training.calibration import MIN_ROWS, fit_calibration
+from training.data import TrainingSet, Truth, load_training_set, load_truth
+from training.detector import Detector, fit_autoencoder
+from training.export import to_onnx, verify
+from training.heldout import fit_folds, score_folds
+from training.recipes import Recipe
+from training.registration import Fitted, register
+from training.report import describe, metrics_of
+
+FloatArray = npt.NDArray[np.float32]
+Progress = Callable[[str], None]  # told what begins
+
+GOLDEN_ROWS = 32  # from the most ordinary to the most anomalous held-out payment
+VERIFIED_ROWS = 4_096
+
+
+def train(
+    settings: Settings,
+    data_name: str,
+    first: date,
+    last: date,
+    labels_as_of: datetime | None = None,
+    recipe: str = "default",
+    overrides: Sequence[str] = (),
+    progress: Progress = lambda _: None,
+) -> str:
+    """Train on the days `first` to `last` (inclusive, UTC) and register; returns the version.
+
+    The caller has validated the data. Raises BadConfiguration, DataInvalid, DependencyDown.
+    """
+    fitted = fit(settings, data_name, first, last, labels_as_of, recipes.named(recipe, overrides), progress)
+    progress("registering")
+    return register(settings, fitted)
+
+
+def fit(
+    settings: Settings,
+    data_name: str,
+    first: date,
+    last: date,
+    labels_as_of: datetime | None = None,
+    recipe: Recipe | None = None,
+    progress: Progress = lambda _: None,
+) -> Fitted:
+    """Everything of `train` that needs no registry."""
+    chosen = recipe or recipes.default()
+    progress("reading features")
+    data = load_training_set(settings, data_name, first, last, labels_as_of)
+    truth = load_truth(settings, data_name)
+    fitted = fit_model(data, chosen, settings.model_name, (first, last), truth, progress)
+    return replace(fitted, manifest=replace(fitted.manifest, created_at=datetime.now(UTC).isoformat()))
+
+
+def fit_model(
+    data: TrainingSet,
+    recipe: Recipe,
+    model_name: str,
+    window: tuple[date, date],
+    truth: Truth | None = None,
+    progress: Progress = lambda _: None,
+) -> Fitted:
+    """Fit, calibrate out of fold, set the threshold, judge, export; the same data and recipe give the same model."""
+    progress("training for calibration")
+    folds = fit_folds(data, recipe)
+    progress("scoring held-out payments")
+    held = score_folds(data, folds, recipe)
+    ordinary = _calibration_rows(data, held.rows)
+    calibration = fit_calibration(held.raw[ordinary], recipe.seed)
+    scores = calibration.apply(held.raw)
+    threshold = float(np.quantile(scores, 1 - recipe.alert_budget, method="higher"))
+    if recipe.folds == 1:
+        detector = folds[0].detector  # what was calibrated is what serves
+    else:
+        progress("training on the whole window")
+        detector = fit_autoencoder(data.x[~data.label], recipe)
+    progress("exporting")
+    report = describe(data, held, scores, ordinary, calibration, detector, recipe, truth)
+    model = to_onnx(detector, calibration)
+    golden = data.x[_spread(scores, held.rows)]
+    sample = data.x[np.linspace(0, len(data) - 1, min(VERIFIED_ROWS, len(data)), dtype=int)]
+    report["onnx_to_torch_difference"] = verify(model, detector, calibration, np.concatenate([golden, sample]))
+    manifest = _manifest(data, recipe, model_name, window, detector, threshold, metrics_of(report))
+    manifest = replace(
+        manifest,
+        golden_features=golden[:, detector.kept].tolist(),
+        golden_scores=calibration.apply(detector.score(golden)).tolist(),
+    )
+    return Fitted(model, manifest, report, recipe)
+
+
+def _calibration_rows(data: TrainingSet, held: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which held-out payments are ordinary as far as anyone can know: old enough to have been reported, and not.
+
+    Raises BadConfiguration where the label cut-off leaves too few of them.
+    """
+    unlabelled = ~data.label[held]
+    mature = unlabelled & ~data.too_young[held]
+    if mature.sum() < MIN_ROWS:
+        raise BadConfiguration(
+            f"{int(mature.sum())} of {len(held)} held-out payments are old enough to have a label by "
+            f"{data.labels_as_of:%Y-%m-%d %H:%M} and have none; {MIN_ROWS} are needed to calibrate",
+            remedy="train on an earlier or longer window, or give a later --labels-as-of",
+        )
+    return mature
+
+
+def _spread(scores: FloatArray, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Positions of golden rows: evenly down the ranking, so that the steep tail is covered as well."""
+    ranked = rows[np.argsort(scores, kind="stable")]
+    return ranked[np.unique(np.linspace(0, len(ranked) - 1, GOLDEN_ROWS, dtype=int))]
+
+
+def _manifest(
+    data: TrainingSet,
+    recipe: Recipe,
+    model_name: str,
+    window: tuple[date, date],
+    detector: Detector,
+    threshold: float,
+    metrics: dict[str, float],
+) -> Manifest:
+    columns = tuple(data.columns[position] for position in detector.kept)
+    return Manifest(
+        model_name=model_name,
+        recipe=recipe.name,
+        columns=columns,
+        feature_set_id=features.feature_set_id(columns),
+        threshold=threshold,
+        alert_budget=recipe.alert_budget,
+        train_from=window[0].isoformat(),
+        train_to=window[1].isoformat(),
+        labels_as_of=data.labels_as_of.isoformat(),
+        data_sha256=data.sha256(),
+        dropped_columns=tuple(data.columns[position] for position in detector.dropped),
+        metrics=metrics,
+    )
