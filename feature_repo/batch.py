@@ -11,7 +11,7 @@ import pyarrow as pa
 from feature_repo import decode, json_tokens, literals, scan, transaction
 from feature_repo.columns import text_column
 from feature_repo.normal import is_wellformed, normalised, plain_characters
-from feature_repo.redaction import SECRET_NAMES, card_numbers
+from feature_repo.redaction import SECRET_NAMES, holds_card_number
 
 FIELDS = transaction.REQUIRED + transaction.OPTIONAL
 _ROLES = {
@@ -178,7 +178,7 @@ def _settled_text(text: str, role: int, pan_in_ids: bool) -> tuple[int, bytes]:
         limit, wrong = transaction.MAX_ID_CHARACTERS, decode.ID_FORMAT
     if not is_wellformed(text, limit):
         return wrong, b""
-    if (role == decode.TEXT or pan_in_ids) and card_numbers(text):
+    if (role == decode.TEXT or pan_in_ids) and holds_card_number(text):
         return decode.PAN_DETECTED, b""
     return json_tokens.OK, text.encode()
 

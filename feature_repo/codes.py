@@ -48,7 +48,7 @@ class Code(StrEnum):
         "{field} is empty, blank, longer than 256 characters or has control characters",
     )
     TIME_NO_ZONE = "TIME_NO_ZONE", 422, "{field} has no zone; end it with Z or an offset like +02:00"
-    TIME_FORMAT = "TIME_FORMAT", 422, "{field} is not an RFC 3339 time like 2023-07-15T14:22:35Z"
+    TIME_FORMAT = "TIME_FORMAT", 422, "{field} is not an RFC 3339 time like 1985-04-12T23:20:50Z"
     TIME_INVALID = "TIME_INVALID", 422, "{field} is a date or time that does not exist"
     TIME_FUTURE = "TIME_FUTURE", 422, "{field} is too far ahead of the clock"
     PAN_DETECTED = "PAN_DETECTED", 422, "{field} holds what looks like a card number"

@@ -12,22 +12,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from feature_repo import features as catalogue
-from feature_repo import state
+from feature_repo import sketches, state
 from feature_repo.compiled import entry, part, source_stamp
 from feature_repo.features import RING_SIZE, SHRINK_K, WIDTH
 from feature_repo.hashing import Events
+from feature_repo.sketches import SET_PLACES, Set, clear_skipped, fetch, is_new, log, log_count, remember, total
 from feature_repo.state import DAYS, HOURS, States
 
 State = Any  # one record of STATE_DTYPE, as compiled code sees it
-Set = npt.NDArray[np.int64]  # see _is_new
 AHEAD = 3  # payments between asking for a record and folding into it
-CACHE_LINE = 64
-_TABLE = 2 * RING_SIZE  # places of a Set: never more than half full
 
 SECOND = 1_000_000
 HOUR = 3_600 * SECOND
@@ -56,46 +51,6 @@ _HOUR_DISTANCE, _NEW_MERCHANT, _MERCHANTS_24H, _NEW_LOCATION, _LOCATIONS_24H, _S
 _NEW_METHOD, _NEW_DEVICE, _SMALL_RUN, _JUMP, _HISTORY = catalogue.positions(
     ["new_method", "new_device", "small_run_1h", "jump_after_small", "history"]
 )
-
-
-# log(1 + n) of small counts: rings hold at most 32 payments, and most users few payments a day.
-_LOG_COUNT = np.log1p(np.arange(1_024)).astype(np.float32)
-
-
-@part
-def _log(value: float) -> Any:
-    """Natural logarithm in single precision, which is what a feature holds: half the time of a double."""
-    return math.log(np.float32(value))
-
-
-@part
-def _log_count(count: int) -> Any:
-    return _LOG_COUNT[count] if count < _LOG_COUNT.shape[0] else _log(1.0 + count)
-
-
-@part
-def _remember(bits: npt.NDArray[np.uint64], value: int) -> bool:
-    """Add a hash to a Bloom filter; whether it was there. 4 probes by double hashing (Kirsch, Mitzenmacher 2006)."""
-    size = np.uint64(bits.shape[0] * 64)
-    step = (value >> np.uint64(33)) | np.uint64(1)
-    known = np.uint64(1)
-    for probe in range(4):
-        at = (value + np.uint64(probe) * step) % size
-        word, bit = np.int64(at >> np.uint64(6)), at & np.uint64(63)
-        known &= bits[word] >> bit
-        bits[word] |= np.uint64(1) << bit
-    return known != np.uint64(0)
-
-
-@part
-def _clear_skipped(
-    counts: npt.NDArray[np.uint32], sums: npt.NDArray[np.float32], head: int, now: int, size: int
-) -> None:
-    """Empty the tiles between the newest one and `now`, which becomes the newest."""
-    first = max(head + 1, now - size + 1)
-    for tile in range(first, now + 1):
-        counts[tile % size] = np.uint32(0)
-        sums[tile % size] = np.float32(0)
 
 
 @part
@@ -128,30 +83,19 @@ def _advance(s: State, t: int) -> None:
         s.day_head = day
         return
     if hour > s.hour_head:
-        _clear_skipped(s.hour_count, s.hour_sum, s.hour_head, hour, HOURS)
+        clear_skipped(s.hour_count, s.hour_sum, s.hour_head, hour, HOURS)
         s.hour_head = hour
     if day > s.day_head:
-        _clear_skipped(s.day_count, s.day_sum, s.day_head, day, DAYS)
+        clear_skipped(s.day_count, s.day_sum, s.day_head, day, DAYS)
         s.day_head = day
 
 
 @part
-def _total(counts: npt.NDArray[np.uint32], sums: npt.NDArray[np.float32]) -> tuple[int, float]:
-    """Payments and amounts in all tiles; two sums at a time, as each waits for its last addition."""
-    count, even, odd = 0, 0.0, 0.0
-    for pair in range(counts.shape[0] // 2):
-        count += np.int64(counts[2 * pair]) + np.int64(counts[2 * pair + 1])
-        even += sums[2 * pair]
-        odd += sums[2 * pair + 1]
-    return count, even + odd
-
-
-@part
-def _shrunk_ratio(amount: float, count: int, total: float) -> Any:
+def _shrunk_ratio(amount: float, count: int, amounts: float) -> Any:
     """log(amount / mean), weighted by how much history backs the mean; 0 without history."""
-    if count == 0 or total <= 0.0:
+    if count == 0 or amounts <= 0.0:
         return np.float32(0.0)
-    return _log(amount * count / total) * np.float32(count / (count + SHRINK_K))
+    return log(amount * count / amounts) * np.float32(count / (count + SHRINK_K))
 
 
 @part
@@ -176,16 +120,33 @@ def _seen(s: State, identity: int, payload: int) -> int:
 
 
 @part
-def _is_new(table: Set, value: Any, round_: int) -> int:
-    """1 the first time a 32-bit hash is shown in a round, else 0. A tiny open-addressing set, never emptied."""
-    entry = (round_ << 32) | np.int64(value)
-    at = value & (_TABLE - 1)
-    while table[at] >> 32 == round_:
-        if table[at] == entry:
-            return 0
-        at = (at + 1) & (_TABLE - 1)
-    table[at] = entry
-    return 1
+def _week(s: State) -> tuple[Any, float]:
+    """Payments and amounts of the newest seven daily tiles."""
+    count, amounts = np.int64(0), 0.0
+    for day in range(s.day_head - 6, s.day_head + 1):
+        count += s.day_count[day % DAYS]
+        amounts += s.day_sum[day % DAYS]
+    return count, amounts
+
+
+@part
+def _ring(
+    s: State, now: int, small: float, merchants: Set, places: Set, round_: int
+) -> tuple[int, int, int, int, int, Any]:
+    """Of the user's last payments: how many within 10 minutes, within 1 hour and small among those, distinct
+    merchants and places within 24 hours, and the largest amount."""
+    in_10m, in_1h, small_run, shops, towns, largest = 0, 0, 0, 0, 0, np.float32(0.0)
+    for i in range(min(s.count, RING_SIZE)):
+        largest = max(largest, s.ring_amount[i])
+        age = now - s.ring_time[i]
+        if age < DAY:
+            shops += is_new(merchants, s.ring_merchant[i], round_)
+            towns += is_new(places, s.ring_place[i], round_)
+            if age < HOUR:
+                in_1h += 1
+                in_10m += age < HOUR // 6
+                small_run += s.ring_amount[i] < small
+    return in_10m, in_1h, small_run, shops, towns, largest
 
 
 @part
@@ -198,25 +159,11 @@ def _features(
     now = max(t, s.newest) if n else t
     weight = np.float32(n / (n + SHRINK_K))
 
-    month_count, month_sum = _total(s.day_count, s.day_sum)
-    day_count, day_sum = _total(s.hour_count, s.hour_sum)
-    week_count, week_sum = 0, 0.0
-    for day in range(s.day_head - 6, s.day_head + 1):
-        week_count += s.day_count[day % DAYS]
-        week_sum += s.day_sum[day % DAYS]
-
+    month_count, month_sum = total(s.day_count, s.day_sum)
+    week_count, week_sum = _week(s)
+    day_count, day_sum = total(s.hour_count, s.hour_sum)
     small = SMALL_SHARE * month_sum / month_count if month_count else 0.0
-    in_10m, in_1h, small_run, shops, towns, largest = 0, 0, 0, 0, 0, np.float32(0.0)
-    for i in range(min(n, RING_SIZE)):
-        largest = max(largest, s.ring_amount[i])
-        age = now - s.ring_time[i]
-        if age < DAY:
-            shops += _is_new(merchants, s.ring_merchant[i], round_)
-            towns += _is_new(places, s.ring_place[i], round_)
-            if age < HOUR:
-                in_1h += 1
-                in_10m += age < HOUR // 6
-                small_run += s.ring_amount[i] < small
+    in_10m, in_1h, small_run, shops, towns, largest = _ring(s, now, small, merchants, places, round_)
 
     out[_AMOUNT_LOG] = log_amount
     out[_RATIO_7D] = _shrunk_ratio(amount, week_count, week_sum)
@@ -224,29 +171,29 @@ def _features(
     out[_RATIO_30D] = ratio
     deviation = math.sqrt((s.log_m2 + SHRINK_K * PRIOR_VARIANCE) / (n + SHRINK_K))
     out[_Z] = weight * (log_amount - s.log_mean) / deviation
-    out[_TO_MAX] = _log(amount / largest) if largest > 0.0 else 0.0
-    out[_COUNT_10M] = _log_count(in_10m)
-    out[_COUNT_1H] = _log_count(in_1h)
-    out[_COUNT_24H] = _log_count(day_count)
+    out[_TO_MAX] = log(amount / largest) if largest > 0.0 else 0.0
+    out[_COUNT_10M] = log_count(in_10m)
+    out[_COUNT_1H] = log_count(in_1h)
+    out[_COUNT_24H] = log_count(day_count)
     days_known = min(30.0, max(1.0, (now - s.first) / DAY)) if n else 1.0
-    out[_RATE_24H] = _log((1.0 + day_count) / (1.0 + month_count / days_known))
-    out[_SPEND_24H] = _log((1.0 + day_sum) / (1.0 + month_sum / days_known))
-    out[_SINCE] = _log(1.0 + (t - s.newest) / SECOND) if n and t > s.newest else 0.0
+    out[_RATE_24H] = log((1.0 + day_count) / (1.0 + month_count / days_known))
+    out[_SPEND_24H] = log((1.0 + day_sum) / (1.0 + month_sum / days_known))
+    out[_SINCE] = log(1.0 + (t - s.newest) / SECOND) if n and t > s.newest else 0.0
     out[_HOUR_DISTANCE] = weight - (cos * s.hour_cos + sin * s.hour_sin) / (n + SHRINK_K)
     known_merchant, known_place, known_method, known_device = known
     out[_NEW_MERCHANT] = 0.0 if known_merchant else weight
-    out[_MERCHANTS_24H] = _log_count(shops)
+    out[_MERCHANTS_24H] = log_count(shops)
     out[_NEW_LOCATION] = 0.0 if known_place else weight
-    out[_LOCATIONS_24H] = _log_count(towns)
+    out[_LOCATIONS_24H] = log_count(towns)
     out[_SPEED] = 0.0
     if s.has_geo and not (math.isnan(lat) or math.isnan(lon)):
-        out[_SPEED] = _log(1.0 + _km_per_hour(s.latitude, s.longitude, s.geo_time, lat, lon, t))
+        out[_SPEED] = log(1.0 + _km_per_hour(s.latitude, s.longitude, s.geo_time, lat, lon, t))
     out[_NEW_METHOD] = 0.0 if known_method else weight
     out[_NEW_DEVICE] = 0.0 if known_device else weight
-    run = _log_count(small_run)
+    run = log_count(small_run)
     out[_SMALL_RUN] = run
     out[_JUMP] = run * max(np.float32(0.0), ratio)
-    out[_HISTORY] = _log_count(n)
+    out[_HISTORY] = log_count(n)
 
 
 @part
@@ -290,29 +237,10 @@ def _add(
     s.ring_head = (i + 1) % RING_SIZE
 
 
-@intrinsic
-def _fetch(_: Any, states: Any, row: Any) -> Any:
-    """Ask for a record's cache lines ahead of time: fetched one by one they would be half the cost of folding."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(), *[ir.IntType(32)] * 3])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [ir.PointerType()], kind)
-        read, keep, data = (ir.Constant(ir.IntType(32), value) for value in (0, 3, 1))
-        start = builder.mul(arguments[1], ir.Constant(ir.IntType(64), state.STATE_BYTES))
-        for line in range(0, state.STATE_BYTES, CACHE_LINE):
-            at = builder.add(start, ir.Constant(ir.IntType(64), line))
-            address = builder.gep(array.data, [at], source_etype=ir.IntType(8))
-            builder.call(prefetch, [address, read, keep, data])
-        return context.get_dummy_value()
-
-    return types.none(states, row), generate
-
-
 @cache
 def _fold() -> Callable[..., None]:
     """The compiled loop over payments, compiled anew when the files it takes constants from change."""
-    folding: Callable[..., None] = _compiled_fold(source_stamp(catalogue, state))
+    folding: Callable[..., None] = _compiled_fold(source_stamp(catalogue, sketches, state))
     return folding
 
 
@@ -329,7 +257,7 @@ def _compiled_fold(stamp: str) -> Callable[..., None]:
         stamp  # noqa: B018 - makes it part of the closure, see compiled.py
         for i in range(slots.shape[0]):
             if i + AHEAD < slots.shape[0]:
-                _fetch(states, slots[i + AHEAD])
+                fetch(states, slots[i + AHEAD])
             s = states[slots[i]]
             if s.partition == partition and offsets[i] <= s.offset and partition >= 0:
                 flags[i] = FOLDED
@@ -348,10 +276,10 @@ def _compiled_fold(stamp: str) -> Callable[..., None]:
             angle = np.float32((time[i] % DAY) * (2.0 * math.pi / DAY))
             cos, sin = math.cos(angle), math.sin(angle)
             known = (
-                _remember(s.merchants, merchant[i]),
-                _remember(s.places, place[i]),
-                _remember(s.methods, method[i]),
-                device[i] == 0 or _remember(s.devices, device[i]),
+                remember(s.merchants, merchant[i]),
+                remember(s.places, place[i]),
+                remember(s.methods, method[i]),
+                device[i] == 0 or remember(s.devices, device[i]),
             )
             _features(
                 s, time[i], amount[i], log_amount, cos, sin, known, latitude[i], longitude[i],
@@ -387,7 +315,7 @@ def fold(
     )  # fmt: skip
     _fold()(
         states, _plain(slots), int(partition), _plain(offsets), *(_plain(column) for column in columns),
-        np.full((2, _TABLE), -1, np.int64), out, flags,
+        np.full((2, SET_PLACES), -1, np.int64), out, flags,
     )  # fmt: skip
     return out, flags
 

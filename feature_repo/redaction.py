@@ -36,46 +36,43 @@ SECRET_NAMES = (
 _UNIT = re.compile(r"\\u[0-9a-fA-F]{4}|\\[\x00-\x7f]?|[^\x00-\x7f]|[^\\\x80-\U0010ffff]+")
 _RUN = re.compile(r"[0-9](?:[\s\x00-]*[0-9]){12,}")
 _GROUP = re.compile(r"[0-9]+")
-_SECRET = re.compile(
-    r"(?:c[va]v2?|cv[cn]2?|csc|security[\W_]*code|card[\W_]*verification[\W_]*(?:code|value|number))"
-    r"[\W_]*(?:code|number)?[\"'\s]*[:=]\s*(?P<value>\"(?:[^\"\\]|\\.)*|'[^']*|[\[{].*|[^\s,}\]]+)",
-    re.DOTALL | re.IGNORECASE,
-)
+# A key with its colon, then its value, in JSON or nearly so: what is refused is often not quite JSON.
+_KEY = re.compile(r"""["']?([^"'{}\[\],:=]+)["']?\s*[:=]\s*""")
+_VALUE = re.compile(r"""\"(?:[^\"\\]|\\.)*|'[^']*|[\[{].*|[^\s,}\]]*""", re.DOTALL)
 
-# Most text holds nothing of the kind; this tells so within a microsecond.
+# Most text holds nothing of the kind; these tell so within a microsecond.
 _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"0" * 9)
-_ROOTS = ("cv", "csc", "cav", "rity", "verif")
+_NOT_IN_NAMES = bytes(byte for byte in range(256) if not chr(byte).isalnum() or byte > 0x7F)
+_ROOTS = (b"cvv", b"cvc", b"csc", b"cav2", b"cvn", b"securitycode", b"cardverification")  # of SECRET_NAMES
 
 
-def card_numbers(text: str) -> list[tuple[int, int]]:
-    """Spans of the card numbers, JSON escapes such as `\\u0034` read as what they stand for."""
-    plain, positions = _plain(text)
-    return [(positions[start], positions[stop]) for start, stop in _cards(plain)]
+def holds_card_number(text: str) -> bool:
+    return bool(_cards("".join(map(_ascii, text))))
 
 
 def redact(payload: bytes) -> bytes:
     """The payload with every digit of a card number, and every value of a security code's field, as asterisks.
 
-    Bytes that are not UTF-8 stay as they are.
+    What is kept stays where it was, byte for byte, UTF-8 or not.
     """
     text = payload.decode("utf-8", "surrogateescape")
-    plain, positions = _plain(text)
+    plain, positions = _unescaped(text)
     spans = _cards(plain)
-    small = plain.lower()
-    if any(root in small for root in _ROOTS):
-        spans += [match.span("value") for match in _SECRET.finditer(plain)]
+    squeezed = plain.encode("ascii").lower().translate(None, _NOT_IN_NAMES)
+    if any(root in squeezed for root in _ROOTS):
+        spans += _secrets(plain)
     if not spans:
         return payload
     masked = list(text)
     for start, stop in spans:
         for at in range(positions[start], positions[stop]):
             if masked[at].isalnum() or masked[at] == "\\":
-                masked[at] = "*"
+                masked[at] = "*" * len(masked[at].encode("utf-8", "surrogateescape"))
     return "".join(masked).encode("utf-8", "surrogateescape")
 
 
-def _plain(text: str) -> tuple[str, Sequence[int]]:
-    """What the text says in ASCII, and where in the text each character comes from (one more: its end).
+def _unescaped(text: str) -> tuple[str, Sequence[int]]:
+    """What JSON text says in ASCII, and where in the text each character comes from (one more: its end).
 
     Escapes are read, digits of all scripts become 0 to 9, their spaces and dashes a space, all else an x.
     """
@@ -124,3 +121,13 @@ def _cards(plain: str) -> list[tuple[int, int]]:
 def _is_luhn(digits: str) -> bool:
     doubled = (2 * int(digit) for digit in digits[-2::-2])
     return (sum(map(int, digits[-1::-2])) + sum(double - 9 if double > 9 else double for double in doubled)) % 10 == 0
+
+
+def _secrets(plain: str) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for key in _KEY.finditer(plain):
+        folded = "".join(letter for letter in key[1].lower() if letter.isalnum())
+        value = _VALUE.match(plain, key.end())
+        if folded in SECRET_NAMES and value is not None:
+            found.append(value.span())
+    return found

@@ -17,26 +17,10 @@ from feature_repo.problem import MEDIA_TYPE, encode, problem
 from feature_repo.transaction import MAX_PAYLOAD_BYTES
 from serving import scorer
 from serving.artifact import Artifact
-from serving.gate import Rule
+from serving.gate import BINARY, JSON
 from serving.worker import Worker
 
 log = logging.getLogger("vigil.serving")
-
-BINARY = "application/octet-stream"
-JSON = "application/json"
-
-# Every path of the port; livez, healthz and readyz are BentoML's own.
-RULES: dict[str, Rule] = {
-    "/score": Rule(("POST",), BINARY),
-    "/detect": Rule(("POST",), JSON),
-    "/models": Rule(("GET",)),
-    "/live": Rule(("GET",)),
-    "/ready": Rule(("GET",)),
-    "/metrics": Rule(("GET",)),
-    "/livez": Rule(("GET",)),
-    "/healthz": Rule(("GET",)),
-    "/readyz": Rule(("GET",)),
-}
 
 
 def create_app(worker: Worker) -> Starlette:
@@ -114,7 +98,7 @@ class Endpoints:
         assert isinstance(error, VigilError)
         request_id = _request_id(request)
         self._worker.metrics.refused.labels(error.code).inc()
-        if error.status >= 500:
+        if error.status >= 500 and not isinstance(error, ModelLoading):  # that one may last for days
             log.warning("%s %s: %s: %s", request_id, request.url.path, error.code, error)
         headers = {"Retry-After": "1"} if error.status == 503 else None
         return Response(encode(problem(error, request_id)), error.status, headers, MEDIA_TYPE)

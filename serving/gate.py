@@ -14,6 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from feature_repo.errors import MediaTypeUnsupported, MethodNotAllowed, PathUnknown, VigilError
 from feature_repo.problem import MEDIA_TYPE, REQUEST_ID, encode, problem, request_id
 
+BINARY = "application/octet-stream"
+JSON = "application/json"
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -23,10 +26,24 @@ class Rule:
     content_type: str = ""
 
 
+# Every path of the port; livez, healthz and readyz are BentoML's own.
+RULES: dict[str, Rule] = {
+    "/score": Rule(("POST",), BINARY),
+    "/detect": Rule(("POST",), JSON),
+    "/models": Rule(("GET",)),
+    "/live": Rule(("GET",)),
+    "/ready": Rule(("GET",)),
+    "/metrics": Rule(("GET",)),
+    "/livez": Rule(("GET",)),
+    "/healthz": Rule(("GET",)),
+    "/readyz": Rule(("GET",)),
+}
+
+
 class Gate:
     """ASGI middleware around the whole of BentoML's application."""
 
-    def __init__(self, app: ASGIApp, rules: Mapping[str, Rule]) -> None:
+    def __init__(self, app: ASGIApp, rules: Mapping[str, Rule] = RULES) -> None:
         self._app = app
         self._rules = rules
 

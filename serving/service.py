@@ -1,23 +1,48 @@
 """The BentoML service: `bentoml serve serving.service:VigilService`.
 
 BentoML imports this module in its supervisor and in every worker, so it is an entry point: the settings
-are read here, and nothing is opened before BentoML makes the instance in a worker.
+are read here. Nothing is opened, and the model runtime (150 MB, 1.5 s) is not imported, before BentoML
+makes the instance in a worker.
 """
 
 import logging
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import bentoml
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from feature_repo.settings import load
-from serving.endpoints import RULES, create_app
+from feature_repo.settings import Settings, load
 from serving.gate import Gate
-from serving.states import FeastStates
-from serving.worker import Worker
+
+if TYPE_CHECKING:
+    from serving.worker import Worker
+
+
+class Application:
+    """One worker's application, as BentoML mounts it: empty in the supervisor, which answers nothing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.worker: Worker
+        self._app: ASGIApp
+
+    def start(self) -> None:
+        from serving.endpoints import create_app
+        from serving.states import FeastStates
+        from serving.worker import Worker
+
+        logging.getLogger("vigil").setLevel(logging.INFO)
+        self.worker = Worker(self._settings, FeastStates)
+        self._app = create_app(self.worker)
+        self.worker.start()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
 
 settings = load()
-worker = Worker(settings, FeastStates)
-logging.getLogger("vigil").setLevel(logging.INFO)
+application = Application(settings)
 
 
 @bentoml.service(
@@ -27,23 +52,25 @@ logging.getLogger("vigil").setLevel(logging.INFO)
     traffic={"timeout": 30},
     metrics={"enabled": False},  # ours are at /metrics; BentoML's label every path anyone asks for
     logging={"access": {"enabled": False}},  # the stream calls tens of times a second
+    # A worker is one core's worth: BLAS threads that spin for each other double the cost of a batch.
+    envs=[{"name": "OPENBLAS_NUM_THREADS", "value": "1"}, {"name": "OMP_NUM_THREADS", "value": "1"}],
 )
-@bentoml.asgi_app(create_app(worker), path="/")
+@bentoml.asgi_app(application, path="/")
 class VigilService:
     """Scores payments with the champion of the model registry."""
 
     def __init__(self) -> None:
-        worker.start()
+        application.start()
 
     @bentoml.on_shutdown
     def stop(self) -> None:
-        worker.stop()
+        application.worker.stop()
 
     def __is_ready__(self) -> bool:
-        return not worker.missing
+        return not application.worker.missing
 
     def __is_alive__(self) -> bool:
-        return worker.alive
+        return application.worker.alive
 
 
-VigilService.add_asgi_middleware(Gate, rules=RULES)  # type: ignore[attr-defined]  # a Service by now
+VigilService.add_asgi_middleware(Gate)  # type: ignore[attr-defined]  # a Service by now

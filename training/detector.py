@@ -2,11 +2,11 @@
 
 Two verbs, `score` and `contributions`. A row is standardised robustly and reconstructed by every network of
 the ensemble; each column's squared residual is divided by that column's mean squared residual on the
-training rows (both signs count, MODELS.md §1.3). That normalised residual is what `contributions` shares
-out. For the score it is turned into evidence first: minus the logarithm of how rare such a residual is in
-its column, from a heavy-tailed law fitted per column, and the columns' evidence is added as Fisher adds
-p-values. Without that step one wild column outweighs five that are odd together, which is what fraud looks
-like: average precision on simulated payments was 0.15 by plain means and 0.49 by evidence.
+training rows (both signs count, MODELS.md §1.3). That normalised residual is turned into evidence: minus the
+logarithm of how rare such a residual is in its column, from a heavy-tailed law fitted per column, and the
+columns' evidence is added as Fisher adds p-values. Without that step one wild column outweighs five that
+are odd together, which is what fraud looks like: average precision on simulated payments was 0.15 by plain
+means of residuals and 0.49 by evidence.
 Assumes that anomalies are rare among the training rows.
 """
 
@@ -29,6 +29,9 @@ MIN_ROWS = 256
 IQR_OF_A_NORMAL = 1.349  # interquartile range of a normal distribution, in standard deviations
 FAR = 1e30  # where a standardised value is cut before its logarithm: keeps float32 finite
 SLICE_ROWS = 16_384
+BY_CHANCE = 2.0  # nats of evidence that one ordinary value in seven has
+REMAINDER = 0.05  # weight of evidence within chance: gives an ordinary row shares as well
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,9 @@ class Detector:
         return self._over_slices(x, lambda residuals, evidence: weighed(evidence).mean(dim=1))
 
     def contributions(self, x: FloatArray) -> FloatArray:
-        """[n, width] -> [n, width]: each column's share of the normalised residual; rows sum to 1, dropped are 0."""
+        """[n, width] -> [n, width]: each column's share of the evidence; rows sum to 1, dropped columns are 0."""
         shares = np.zeros((len(x), self.width), np.float32)
-        shares[:, self.kept] = self._over_slices(x, lambda residuals, evidence: shared(residuals))
+        shares[:, self.kept] = self._over_slices(x, shared)
         return shares
 
     def expected(self, x: FloatArray) -> FloatArray:
@@ -129,8 +132,16 @@ def weighed(evidence: Tensor) -> Tensor:
     return evidence * evidence.sqrt()
 
 
-def shared(residuals: Tensor) -> Tensor:
-    return residuals / residuals.sum(dim=1, keepdim=True)
+def shared(residuals: Tensor, evidence: Tensor) -> Tensor:
+    """Shares of the evidence beyond chance; among columns that say the same, the one furthest off says it louder.
+
+    The fourth root of the residual is a compromise, measured on simulated payments: with the residual itself
+    the first reason was as often the true one, but taking the named features back mended the score less often
+    (76 against 92 % of alerts); with no residual at all the first reason was right less often (63 against 72 %).
+    """
+    weight = (evidence - BY_CHANCE).clamp(min=0) + REMAINDER * evidence + TINY
+    loud = weight * (residuals + TINY).sqrt().sqrt()
+    return loud / loud.sum(dim=1, keepdim=True)
 
 
 def fit_autoencoder(x: FloatArray, recipe: Recipe) -> Detector:

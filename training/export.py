@@ -15,7 +15,7 @@ from torch import nn
 from feature_repo.errors import ArtifactCorrupt
 from training import calibration as scale
 from training.calibration import Calibration
-from training.detector import FAR, Detector, Member
+from training.detector import BY_CHANCE, FAR, REMAINDER, TINY, Detector, Member
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -53,9 +53,9 @@ def to_onnx(detector: Detector, calibration: Calibration) -> onnx.ModelProto:
     residuals = [_residuals(graph, member, rows) for member in detector.members]
     evidence = [_evidence(graph, member, part) for member, part in zip(detector.members, residuals, strict=True)]
     axis = graph.constant([1], np.int64)
-    mean = _mean(graph, residuals)
-    graph.add("Div", mean, graph.add("ReduceSum", mean, axis, keepdims=1), output="contributions")
     together = _mean(graph, evidence)
+    loud = _loud(graph, _mean(graph, residuals), together)
+    graph.add("Div", loud, graph.add("ReduceSum", loud, axis, keepdims=1), output="contributions")
     weighed = graph.add("Mul", together, graph.add("Sqrt", together))
     raw = graph.add("Mul", graph.add("ReduceSum", weighed, axis, keepdims=0), graph.constant(1 / width))
     _calibrated(graph, calibration, raw)
@@ -100,6 +100,14 @@ def _evidence(graph: _Graph, member: Member, residuals: str) -> str:
     scaled = graph.add("Mul", residuals, graph.constant(1 / member.tail.scale.numpy()))
     logs = graph.add("Log", graph.add("Add", scaled, graph.constant(1.0)))
     return graph.add("Mul", logs, graph.constant(member.tail.shape.numpy()))
+
+
+def _loud(graph: _Graph, residuals: str, evidence: str) -> str:
+    """What detector.shared divides by its sum."""
+    beyond = graph.add("Relu", graph.add("Sub", evidence, graph.constant(BY_CHANCE)))
+    remainder = graph.add("Add", graph.add("Mul", evidence, graph.constant(REMAINDER)), graph.constant(TINY))
+    root = graph.add("Sqrt", graph.add("Sqrt", graph.add("Add", residuals, graph.constant(TINY))))
+    return graph.add("Mul", graph.add("Add", beyond, remainder), root)
 
 
 def _residuals(graph: _Graph, member: Member, rows: str) -> str:

@@ -30,7 +30,7 @@ class Tail:
 
     def __call__(self, residuals: Tensor) -> Tensor:
         """Normalised residuals [n, F] -> evidence [n, F], at or above 0."""
-        evidence: Tensor = torch.log1p(residuals / self.scale) * self.shape
+        evidence: Tensor = torch.log(1 + residuals / self.scale) * self.shape  # as the exported graph has it
         return evidence
 
 

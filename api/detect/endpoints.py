@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.detect.schemas import REQUEST_BODY, Detection
+from api.detect.schemas import Detection, request_body
 from api.detect.service import DetectService
 from api.problems import problems
 from feature_repo.errors import MediaTypeUnsupported
@@ -29,7 +29,7 @@ def router(service: DetectService) -> APIRouter:
         summary="Decide one payment now",
         response_model=Detection,
         responses=problems(400, 409, 413, 415, 422, 503),
-        openapi_extra={"requestBody": REQUEST_BODY},
+        openapi_extra={"requestBody": request_body()},
     )
     async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Response:
         """Scores the payment against its user's state of now. Writes nothing, unless `record` is set."""

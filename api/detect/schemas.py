@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.transactions.schemas import EXAMPLE as DECISION
-from feature_repo.transaction import MAX_AMOUNT, MAX_ID_CHARACTERS, MAX_TEXT_CHARACTERS, REQUIRED
+from feature_repo.contracts import contracts
 
 PAYMENT_EXAMPLE = {
     "transaction_id": "txn_123456",
@@ -17,30 +17,14 @@ PAYMENT_EXAMPLE = {
     "payment_method": "credit_card",
 }
 
-_IDENTIFIER = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARACTERS}
-_TEXT = {"type": "string", "maxLength": MAX_TEXT_CHARACTERS}
-PAYMENT: dict[str, Any] = {
-    "type": "object",
-    "required": list(REQUIRED),
-    "properties": {
-        "transaction_id": _IDENTIFIER,
-        "user_id": _IDENTIFIER,
-        "amount": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_AMOUNT, "description": "4 decimals at most"},
-        "timestamp": {"type": "string", "format": "date-time", "description": "RFC 3339 with its zone"},
-        "merchant": _TEXT,
-        "location": _TEXT,
-        "payment_method": _TEXT,
-        "currency": {"type": "string", "pattern": "^[A-Z]{3}$"},
-        "merchant_category": _TEXT,
-        "channel": _TEXT,
-        "device_id": _TEXT,
-        "latitude": {"type": "number", "minimum": -90, "maximum": 90},
-        "longitude": {"type": "number", "minimum": -180, "maximum": 180},
-    },
-    "example": PAYMENT_EXAMPLE,
-}
 
-REQUEST_BODY = {"required": True, "content": {"application/json": {"schema": PAYMENT}}}
+def request_body() -> dict[str, Any]:
+    """OpenAPI's words for a payment: the contract of the topic, which is what the parser holds it to."""
+    contract = contracts()["transactions"].schema
+    payment = {name: value for name, value in contract.items() if name not in ("$schema", "$id")}
+    schema = {**payment, "example": PAYMENT_EXAMPLE}
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
 
 _ANSWER = {name: DECISION[name] for name in (
     "transaction_id", "user_id", "currency", "event_time", "outcome", "unscored_reason", "anomaly_score",

@@ -18,9 +18,9 @@ def http(url: str) -> str | None:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
             response.read()
     except urllib.error.HTTPError as error:
-        return f"{url} answered {error.code}: {_problem(error)}"
+        return f"answered {error.code}: {_problem(error)}"
     except (OSError, ValueError) as error:
-        return f"{url}: {error}"
+        return str(error)
     return None
 
 

@@ -154,11 +154,12 @@ class Stack:
             time.sleep(0.05)
 
     def _start(self, names: Sequence[str], definitions: dict[str, Service], progress: Progress) -> None:
-        failed = {name for name, r in self.files.state().get("services", {}).items() if r["state"] == State.FAILED}
+        records = self.files.state().get("services", {})
+        gave_up = {name for name, record in records.items() if record["state"] in (State.FAILED, State.WAITING)}
 
         def want(wanted: dict[str, int]) -> None:
             for name in names:
-                wanted[name] = wanted.get(name, 0) + (name in failed)
+                wanted[name] = wanted.get(name, 0) + (name in gave_up)
 
         self.files.change_wanted(want)
         self._await_up(names, definitions, progress)

@@ -24,8 +24,10 @@ from infra.local.process import Identity
 from infra.local.service import Service, State
 
 TICK_S = 0.1
-OWNER_EVERY_TICKS = 10
-TRIM_EVERY_TICKS = 300  # half a minute between looks at the sizes of logs
+IDLE_TICK_S = 0.25  # while nothing changes
+OWNER_EVERY_TICKS = 4
+TRIM_EVERY_TICKS = 120  # at most half a minute between looks at the sizes of logs
+SETTLED = (State.UP, State.DOWN, State.FAILED)
 RUNNING = (State.STARTING, State.UP, State.STOPPING)
 log = logging.getLogger("supervisor")
 
@@ -66,7 +68,8 @@ class Supervisor:
             if ticks % TRIM_EVERY_TICKS == 0:
                 for name in (*self._lives, "supervisor"):
                     logs.rotate(self.files.log(name))
-            pause.wait(TICK_S)
+            settled = all(life.state in SETTLED for life in self._lives.values())
+            pause.wait(IDLE_TICK_S if settled and not ending else TICK_S)
 
     def _tick(self, wanted: dict[str, int], ending: bool) -> None:
         for name, life in self._lives.items():

@@ -57,10 +57,10 @@ def compromised(world: World, day: int, genuine: Rows, rng: np.random.Generator)
     """
     share = SHARE_AT_COMPROMISED * world.options.prevalence
     taken = 0.45 - 0.4 * world.options.difficulty  # share of its payments that are fraud
-    popularity = world.merchants.popularity
-    small = popularity < max(0.004, 3.0 / len(popularity))
-    threshold = min(1.0, share / taken / max(popularity[small].sum(), 1e-9))
-    hit = uniform(world.seed, np.arange(len(popularity)), day // _BLOCK_DAYS, 41) < threshold
+    traffic = world.merchants.traffic
+    small = traffic < max(0.0015, 3.0 / len(traffic))
+    threshold = min(1.0, share / taken / max(traffic[small].sum(), 1e-9))
+    hit = uniform(world.seed, np.arange(len(traffic)), day // _BLOCK_DAYS, 41) < threshold
     chosen = (hit & small)[genuine.merchant] & (rng.random(len(genuine)) < taken)
     return np.where(chosen, COMPROMISED_CODE, 0).astype(np.int8)
 
@@ -120,7 +120,7 @@ def _card_testing(world: World, victims: Rows, rng: np.random.Generator) -> Rows
     d = world.options.difficulty
     tests = 2 + rng.poisson(5.0 - 4.0 * d, len(victims))
     counts = tests + 1 + (rng.random(len(victims)) < 0.4)
-    position_gap = _waits(counts.sum(), (4 + 28 * d) * _MINUTE_US, rng)
+    position_gap = _waits(counts.sum(), (4 + 20 * d) * _MINUTE_US, rng)
     start = (rng.uniform(0, 12, len(victims)) * HOUR_US).astype(np.int64)
     rows, position = _repeated(replace(victims, time=victims.time + start), counts, position_gap)
     large = position >= np.repeat(tests, counts)
@@ -194,8 +194,8 @@ def _mimicry(world: World, victims: Rows, rng: np.random.Generator) -> Rows:
 
 
 MECHANISMS: tuple[Mechanism, ...] = (
-    Mechanism("stolen_card", 0.33, 2.8, (Reason.UNUSUAL_AMOUNT,), _stolen_card),
-    Mechanism("card_testing", 0.18, 6.4, (Reason.CARD_TESTING, Reason.BURST), _card_testing),
+    Mechanism("stolen_card", 0.35, 2.8, (Reason.UNUSUAL_AMOUNT,), _stolen_card),
+    Mechanism("card_testing", 0.17, 6.4, (Reason.CARD_TESTING, Reason.BURST, Reason.UNUSUAL_AMOUNT), _card_testing),
     Mechanism(
         "account_takeover",
         0.17,
@@ -203,10 +203,10 @@ MECHANISMS: tuple[Mechanism, ...] = (
         (Reason.NEW_PAYMENT_METHOD, Reason.NEW_LOCATION, Reason.UNUSUAL_HOUR, Reason.IMPOSSIBLE_TRAVEL),
         _account_takeover,
     ),
-    Mechanism("impossible_travel", 0.08, 1.8, (Reason.IMPOSSIBLE_TRAVEL, Reason.NEW_LOCATION), _impossible_travel),
-    Mechanism("mimicry", 0.12, 2.5, (Reason.UNUSUAL_AMOUNT,), _mimicry),
+    Mechanism("impossible_travel", 0.09, 1.8, (Reason.IMPOSSIBLE_TRAVEL, Reason.NEW_LOCATION), _impossible_travel),
+    Mechanism("mimicry", 0.09, 2.5, (Reason.UNUSUAL_AMOUNT,), _mimicry),
 )
-SHARE_AT_COMPROMISED = 0.12
+SHARE_AT_COMPROMISED = 0.13
 COMPROMISED_CODE = len(MECHANISMS) + 1
 MECHANISM_NAMES: tuple[str, ...] = ("", *(mechanism.name for mechanism in MECHANISMS), "compromised_merchant")
 TRUE_REASONS: tuple[tuple[str, ...], ...] = (

@@ -9,6 +9,7 @@ from pipelines.simulator.draws import Purpose, generator
 
 ZIPF_EXPONENT = 0.9  # popularity of the r-th merchant of a category is r ** -ZIPF_EXPONENT
 OPENING_LATER = 0.08  # share of merchants that open in the first year
+ONLINE_TRAFFIC = 0.35  # share of payments made online (measured on the simulator itself, 2026-11)
 COORDINATE_SPREAD = 0.04  # degrees, about 4 km: merchants of a city around its centre
 
 
@@ -89,7 +90,7 @@ class Merchants:
     log_price: np.ndarray  # float64[m], log of the median amount here
     latitude: np.ndarray  # float64[m]
     longitude: np.ndarray
-    popularity: np.ndarray  # float64[m], sums to 1
+    traffic: np.ndarray  # float64[m], about its share of all payments
     opens: np.ndarray  # int32[m], day
     before: np.ndarray  # int32[m], the merchant people go to until this one opens
     all: Pool
@@ -125,7 +126,7 @@ def build(seed: int, users: int) -> Merchants:
         log_price=LOG_MEDIAN[category] + rng.normal(0, 0.25, count),
         latitude=np.round(latitude, 4),
         longitude=np.round(longitude, 4),
-        popularity=popularity / popularity.sum(),
+        traffic=_traffic(place, popularity),
         opens=opens.astype(np.int32),
         before=_established(place, category, opens),
         all=pool,
@@ -150,6 +151,12 @@ def _pool(place: np.ndarray, popularity: np.ndarray, cities: int) -> Pool:
     of = place[order]
     share = (total - before[of]) / (before[of + 1] - before[of])
     return Pool(order.astype(np.int32), of + np.minimum(share, 1.0), ends)
+
+
+def _traffic(place: np.ndarray, popularity: np.ndarray) -> np.ndarray:
+    """float64[m]: the place's share of payments times the merchant's share of the place."""
+    share = np.append((1 - ONLINE_TRAFFIC) * places.POPULATION, ONLINE_TRAFFIC)
+    return share[place] * popularity / np.bincount(place, weights=popularity)[place]
 
 
 def _established(place: np.ndarray, category: np.ndarray, opens: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from feature_repo.errors import DependencyDown, StoreUnavailable
 from feature_repo.settings import Settings, load
 from feature_repo.state import States
 from serving.detect import StateReader
-from serving.endpoints import RULES, create_app
+from serving.endpoints import create_app
 from serving.gate import Gate
 from serving.source import Registered
 from serving.worker import Worker
@@ -96,7 +96,7 @@ def listening(worker: Worker) -> Iterator[str]:
     """Start the worker and serve its port, the gate included; gives the address."""
     worker.start()
     try:
-        with running(Gate(create_app(worker), RULES)) as url:
+        with running(Gate(create_app(worker))) as url:
             yield url
     finally:
         worker.stop()

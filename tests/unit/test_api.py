@@ -25,7 +25,7 @@ from tests.cases.model_service import (
     settings_for,
     worker_for,
 )
-from tests.unit.test_serving_http import wait
+from tests.unit.test_serving_http import get, post, wait
 
 SECRET = "4111-1111-1111-1111"  # what a client sends must not come back
 JSON = {"Content-Type": "application/json"}
@@ -36,7 +36,7 @@ def model_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     source = FolderSource(tmp_path_factory.mktemp("published"))
     source.publish("1")
     with listening(worker_for(settings_for(source.folder), source, MemoryStates())) as url:
-        wait(lambda: httpx.get(f"{url}/models").status_code == 200)
+        wait(lambda: get(f"{url}/models").status_code == 200)
         yield url
 
 
@@ -205,7 +205,7 @@ def test_recording_without_kafka_is_refused(client: httpx.Client) -> None:
 
 def test_without_the_model_service_there_is_no_decision(tmp_path: Path) -> None:
     with running(create_app(settings_for(tmp_path))) as url:
-        refused(httpx.post(f"{url}/detect", json=payment()), 503, "DEPENDENCY_DOWN")
+        refused(post(f"{url}/detect", json=payment()), 503, "DEPENDENCY_DOWN")
 
 
 def test_an_unexpected_error_is_a_problem_without_its_text(
@@ -216,7 +216,7 @@ def test_an_unexpected_error_is_a_problem_without_its_text(
 
     monkeypatch.setattr("api.transactions.repository.TransactionRepository.page", fail)
     # On a connection of its own: the server closes it after such an answer.
-    refused(httpx.get(client.base_url.join("/transactions")), 500, "INTERNAL")
+    refused(get(client.base_url.join("/transactions")), 500, "INTERNAL")
 
 
 def test_the_log_names_the_route_and_nobody(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:

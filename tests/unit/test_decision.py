@@ -41,9 +41,7 @@ def test_score_at_or_above_the_reject_threshold_is_rejected() -> None:
 
 @pytest.mark.parametrize("score", [0.0, 0.99, float("nan")])
 @pytest.mark.parametrize("reject", [None, 0.0, 0.5])
-def test_unscored_payment_is_reviewed_whatever_its_score_field_holds(
-    score: float, reject: float | None
-) -> None:
+def test_unscored_payment_is_reviewed_whatever_its_score_field_holds(score: float, reject: float | None) -> None:
     assert decided(score, scored=False, reject=reject) == (False, "review")
 
 

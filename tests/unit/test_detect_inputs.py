@@ -18,7 +18,7 @@ from tests.cases.model_service import (
     settings_for,
     worker_for,
 )
-from tests.unit.test_serving_http import wait
+from tests.unit.test_serving_http import get, wait
 
 NOW = datetime.fromtimestamp(BROKER_TIME_US / 1e6, UTC)
 SENT = [case for case in BAD if case.payload is not None]  # a tombstone cannot be sent over HTTP
@@ -31,7 +31,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     source.publish("1")
     settings = settings_for(tmp_path_factory.mktemp("home"), model_timeout_s=90)
     with listening(worker_for(settings, source, MemoryStates(), now=NOW)) as service:
-        wait(lambda: httpx.get(f"{service}/ready").status_code == 200, 120)
+        wait(lambda: get(f"{service}/ready").status_code == 200, 120)
         app = create_app(settings.model_copy(update={"serving_url": service}))
         with running(app) as url, httpx.Client(base_url=url, timeout=90) as client:
             yield client

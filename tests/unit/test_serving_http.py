@@ -4,6 +4,7 @@ import json
 import pickle
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -12,11 +13,15 @@ import pytest
 
 from feature_repo.problem import MEDIA_TYPE
 from serving.client import BINARY, ModelClient
-from serving.endpoints import RULES
+from serving.gate import RULES
 from serving.wire import SCORED
 from serving.worker import Worker
 from tests.cases.model_service import FolderSource, MemoryStates, listening, settings_for, worker_for
 from tests.cases.tiny_model import COLUMNS
+
+# Code that compiles in the background holds the interpreter for seconds at a time.
+get = partial(httpx.get, timeout=60)
+post = partial(httpx.post, timeout=60)
 
 LIMIT = 100
 WIDTH = len(COLUMNS)
@@ -39,7 +44,7 @@ def worker(source: FolderSource, tmp_path_factory: pytest.TempPathFactory) -> Wo
 @pytest.fixture(scope="module")
 def url(worker: Worker) -> Iterator[str]:
     with listening(worker) as url:
-        wait(lambda: httpx.get(f"{url}/models").status_code == 200)
+        wait(lambda: get(f"{url}/models").status_code == 200)
         yield url
 
 
@@ -69,7 +74,7 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, objec
 
 
 def test_scores_name_version_features_and_artefact(url: str, headers: dict[str, str], worker: Worker) -> None:
-    response = httpx.post(f"{url}/score", content=X.tobytes(), headers=headers)
+    response = post(f"{url}/score", content=X.tobytes(), headers=headers)
     model = worker.registry.held.get()
     assert response.status_code == 200
     assert response.headers["content-type"] == BINARY
@@ -81,7 +86,7 @@ def test_scores_name_version_features_and_artefact(url: str, headers: dict[str, 
 
 
 def test_the_client_reads_what_the_service_writes(url: str, worker: Worker) -> None:
-    with ModelClient(url) as client:
+    with ModelClient(url, timeout_s=60) as client:
         models = client.models()
         champion = models.get(models.champion)
         assert champion.columns == COLUMNS
@@ -90,7 +95,7 @@ def test_the_client_reads_what_the_service_writes(url: str, worker: Worker) -> N
 
 
 def test_no_rows_give_no_scores(url: str, headers: dict[str, str]) -> None:
-    response = httpx.post(f"{url}/score", content=b"", headers=headers)
+    response = post(f"{url}/score", content=b"", headers=headers)
     assert (response.status_code, response.content) == (200, b"")
 
 
@@ -99,20 +104,20 @@ def test_columns_of_another_feature_set_are_refused(url: str, headers: dict[str,
     del headers["X-Vigil-Feature-Set"]
     if offered is not None:
         headers["X-Vigil-Feature-Set"] = offered
-    refused(httpx.post(f"{url}/score", content=X.tobytes(), headers=headers), 422, "FEATURE_SET_MISMATCH")
+    refused(post(f"{url}/score", content=X.tobytes(), headers=headers), 422, "FEATURE_SET_MISMATCH")
 
 
 @pytest.mark.parametrize("columns", [WIDTH - 1, WIDTH + 1])
 def test_a_missing_or_extra_column_is_refused(url: str, headers: dict[str, str], columns: int) -> None:
     body = np.zeros((5, columns), "<f4").tobytes()
-    refused(httpx.post(f"{url}/score", content=body, headers=headers), 422, "FEATURE_SET_MISMATCH")
+    refused(post(f"{url}/score", content=body, headers=headers), 422, "FEATURE_SET_MISMATCH")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_no_number_is_named_by_row_and_column(url: str, headers: dict[str, str], value: float) -> None:
     bad = X.copy()
     bad[3, 2] = value
-    body = refused(httpx.post(f"{url}/score", content=bad.tobytes(), headers=headers), 422, "FEATURE_INVALID")
+    body = refused(post(f"{url}/score", content=bad.tobytes(), headers=headers), 422, "FEATURE_INVALID")
     assert (body["row"], body["column"]) == (3, COLUMNS[2])
     assert body["errors"] == [{"loc": ["body", 3, COLUMNS[2]], "code": "FEATURE_INVALID"}]
 
@@ -121,14 +126,14 @@ def test_a_value_that_is_no_number_is_named_by_row_and_column(url: str, headers:
 def test_more_rows_than_the_limit_are_refused(url: str, headers: dict[str, str], streamed: bool) -> None:
     body = np.zeros((LIMIT + 1, WIDTH), "<f4").tobytes()
     content = iter([body[:100], body[100:]]) if streamed else body
-    answer = refused(httpx.post(f"{url}/score", content=content, headers=headers), 413, "BATCH_TOO_LARGE")
+    answer = refused(post(f"{url}/score", content=content, headers=headers), 413, "BATCH_TOO_LARGE")
     assert answer["limit"] == LIMIT
-    full = httpx.post(f"{url}/score", content=body[: LIMIT * WIDTH * 4], headers=headers)
+    full = post(f"{url}/score", content=body[: LIMIT * WIDTH * 4], headers=headers)
     assert len(full.content) == LIMIT * SCORED.itemsize
 
 
 def test_a_version_that_is_not_loaded_is_refused_with_those_that_are(url: str, headers: dict[str, str]) -> None:
-    response = httpx.post(f"{url}/score", content=X.tobytes(), headers={**headers, "X-Vigil-Model-Version": "99"})
+    response = post(f"{url}/score", content=X.tobytes(), headers={**headers, "X-Vigil-Model-Version": "99"})
     body = refused(response, 409, "MODEL_VERSION_MISMATCH")
     assert (body["asked"], body["loaded"]) == ("99", ["1"])
 
@@ -138,7 +143,7 @@ FOREIGN = ("application/vnd.bentoml+pickle", "application/x-pickle", "multipart/
 
 @pytest.mark.parametrize("path", [*RULES, "/", "/schema.json", "/docs.json", "/static_content/x", "/anything"])
 def test_no_path_takes_another_content_type(url: str, path: str) -> None:
-    with httpx.Client(base_url=url) as http:
+    with httpx.Client(base_url=url, timeout=60) as http:
         for method in ("POST", "GET", "PUT"):
             for content_type in FOREIGN:
                 content, headers = pickle.dumps({}), {"Content-Type": content_type}
@@ -148,67 +153,67 @@ def test_no_path_takes_another_content_type(url: str, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/score", "/detect"])
 def test_a_body_without_content_type_is_refused(url: str, path: str) -> None:
-    refused(httpx.post(url + path, content=b"{}"), 415, "UNSUPPORTED_MEDIA_TYPE")
+    refused(post(url + path, content=b"{}"), 415, "UNSUPPORTED_MEDIA_TYPE")
 
 
 @pytest.mark.parametrize("path", ["/", "/schema.json", "/docs.json", "/anything", "/score/"])
 def test_paths_that_are_not_ours_are_unknown(url: str, path: str) -> None:
-    refused(httpx.get(url + path), 404, "NOT_FOUND")
+    refused(get(url + path), 404, "NOT_FOUND")
 
 
 def test_another_method_hears_which_one_is_right(url: str) -> None:
-    response = httpx.get(f"{url}/score")
+    response = get(f"{url}/score")
     refused(response, 405, "METHOD_NOT_ALLOWED")
     assert response.headers["allow"] == "POST"
 
 
 def test_a_usable_request_id_is_kept_and_another_is_replaced(url: str) -> None:
-    assert httpx.get(f"{url}/live", headers={"X-Request-ID": "abc-1"}).headers["X-Request-ID"] == "abc-1"
+    assert get(f"{url}/live", headers={"X-Request-ID": "abc-1"}).headers["X-Request-ID"] == "abc-1"
     given = "x" * 65
-    assert httpx.get(f"{url}/live", headers={"X-Request-ID": given}).headers["X-Request-ID"] != given
+    assert get(f"{url}/live", headers={"X-Request-ID": given}).headers["X-Request-ID"] != given
 
 
 def test_record_is_true_or_false(url: str) -> None:
-    refused(httpx.post(f"{url}/detect?record=perhaps", json={}), 422, "PARAMETER_INVALID")
+    refused(post(f"{url}/detect?record=perhaps", json={}), 422, "PARAMETER_INVALID")
 
 
 def test_a_payment_over_the_limit_is_refused_whatever_is_in_it(url: str) -> None:
-    response = httpx.post(f"{url}/detect", content=b" " * 70_000, headers={"Content-Type": "application/json"})
+    response = post(f"{url}/detect", content=b" " * 70_000, headers={"Content-Type": "application/json"})
     refused(response, 413, "TOO_LARGE")
 
 
 def test_metrics_count_rows_by_version(url: str, headers: dict[str, str]) -> None:
-    httpx.post(f"{url}/score", content=X.tobytes(), headers=headers)
-    wait(lambda: "vigil_serving_champion 1.0" in httpx.get(f"{url}/metrics").text)
-    assert 'vigil_score_rows_total{model_version="1"}' in httpx.get(f"{url}/metrics").text
+    post(f"{url}/score", content=X.tobytes(), headers=headers)
+    wait(lambda: "vigil_serving_champion 1.0" in get(f"{url}/metrics").text)
+    assert 'vigil_score_rows_total{model_version="1"}' in get(f"{url}/metrics").text
 
 
 def test_moving_the_alias_changes_the_served_model(tmp_path: Path) -> None:
     source = FolderSource(tmp_path)
     with listening(worker_for(settings_for(tmp_path / "home"), source, MemoryStates())) as url:
-        body = refused(httpx.get(f"{url}/models"), 503, "MODEL_LOADING")
+        body = refused(get(f"{url}/models"), 503, "MODEL_LOADING")
         assert "champion" in str(body["detail"])
-        refused(httpx.get(f"{url}/ready"), 503, "MODEL_LOADING")
-        assert httpx.get(f"{url}/live").status_code == 200
+        refused(get(f"{url}/ready"), 503, "MODEL_LOADING")
+        assert get(f"{url}/live").status_code == 200
         source.publish("1")
-        wait(lambda: httpx.get(f"{url}/models").status_code == 200)
+        wait(lambda: get(f"{url}/models").status_code == 200)
         source.publish("2", scale=0.2)
-        wait(lambda: httpx.get(f"{url}/models").json()["champion"] == "2")
-        assert [model["version"] for model in httpx.get(f"{url}/models").json()["loaded"]] == ["2", "1"]
+        wait(lambda: get(f"{url}/models").json()["champion"] == "2")
+        assert [model["version"] for model in get(f"{url}/models").json()["loaded"]] == ["2", "1"]
 
 
 def test_a_refused_champion_is_told_by_ready(tmp_path: Path) -> None:
     source = FolderSource(tmp_path)
     source.publish("1")
     with listening(worker_for(settings_for(tmp_path / "home"), source, MemoryStates())) as url:
-        wait(lambda: httpx.get(f"{url}/models").status_code == 200)
+        wait(lambda: get(f"{url}/models").status_code == 200)
         source.publish("2", scale=0.2)
         source.path("2").write_bytes(b"garbage")
-        wait(lambda: httpx.get(f"{url}/ready").json()["refused"] is not None)
-        assert httpx.get(f"{url}/models").json()["champion"] == "1"
-        answer = httpx.get(f"{url}/ready")
+        wait(lambda: get(f"{url}/ready").json()["refused"] is not None)
+        assert get(f"{url}/models").json()["champion"] == "1"
+        answer = get(f"{url}/ready")
         assert answer.json()["refused"] == {"version": "2", "code": "ARTIFACT_CORRUPT"}
-        wait(lambda: "vigil_serving_champion_refused 1.0" in httpx.get(f"{url}/metrics").text)
+        wait(lambda: "vigil_serving_champion_refused 1.0" in get(f"{url}/metrics").text)
 
 
 def test_an_unexpected_error_is_a_problem_without_its_text(
@@ -218,6 +223,6 @@ def test_an_unexpected_error_is_a_problem_without_its_text(
         raise RuntimeError("4111 1111 1111 1111")
 
     monkeypatch.setattr(worker.detector, "detect", fail)
-    response = httpx.post(f"{url}/detect", json={})
+    response = post(f"{url}/detect", json={})
     refused(response, 500, "INTERNAL")
     assert "4111" not in json.dumps(response.json())

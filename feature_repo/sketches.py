@@ -1,0 +1,103 @@
+"""What the kernel is made of: tiles, filters and sets over a state record, logarithms, and cache lines.
+
+Everything here is compiled into the kernel's one loop.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from feature_repo.compiled import part
+from feature_repo.features import RING_SIZE
+from feature_repo.state import STATE_BYTES
+
+Set = npt.NDArray[np.int64]  # see is_new
+SET_PLACES = 2 * RING_SIZE  # never more than half full
+CACHE_LINE = 64
+
+# log(1 + n) of small counts: rings hold at most 32 payments, and most users few payments a day.
+_LOG_COUNT = np.log1p(np.arange(1_024)).astype(np.float32)
+
+
+@part
+def log(value: float) -> Any:
+    """Natural logarithm in single precision, which is what a feature holds: half the time of a double."""
+    return math.log(np.float32(value))
+
+
+@part
+def log_count(count: int) -> Any:
+    return _LOG_COUNT[count] if count < _LOG_COUNT.shape[0] else log(1.0 + count)
+
+
+@part
+def remember(bits: npt.NDArray[np.uint64], value: int) -> bool:
+    """Add a hash to a Bloom filter; whether it was there. 4 probes by double hashing (Kirsch, Mitzenmacher 2006)."""
+    size = np.uint64(bits.shape[0] * 64)
+    step = (value >> np.uint64(33)) | np.uint64(1)
+    known = np.uint64(1)
+    for probe in range(4):
+        at = (value + np.uint64(probe) * step) % size
+        word, bit = np.int64(at >> np.uint64(6)), at & np.uint64(63)
+        known &= bits[word] >> bit
+        bits[word] |= np.uint64(1) << bit
+    return known != np.uint64(0)
+
+
+@part
+def is_new(table: Set, value: Any, round_: int) -> int:
+    """1 the first time a 32-bit hash is shown in a round, else 0. A tiny open-addressing set, never emptied."""
+    entry = (round_ << 32) | np.int64(value)
+    at = value & (SET_PLACES - 1)
+    while table[at] >> 32 == round_:
+        if table[at] == entry:
+            return 0
+        at = (at + 1) & (SET_PLACES - 1)
+    table[at] = entry
+    return 1
+
+
+@part
+def clear_skipped(
+    counts: npt.NDArray[np.uint32], sums: npt.NDArray[np.float32], head: int, now: int, size: int
+) -> None:
+    """Empty the tiles between the newest one and `now`, which becomes the newest."""
+    first = max(head + 1, now - size + 1)
+    for tile in range(first, now + 1):
+        counts[tile % size] = np.uint32(0)
+        sums[tile % size] = np.float32(0)
+
+
+@part
+def total(counts: npt.NDArray[np.uint32], sums: npt.NDArray[np.float32]) -> tuple[Any, float]:
+    """Payments and amounts in all tiles; two sums at a time, as each waits for its last addition."""
+    count, even, odd = np.int64(0), 0.0, 0.0
+    for pair in range(counts.shape[0] // 2):
+        count += np.int64(counts[2 * pair]) + np.int64(counts[2 * pair + 1])
+        even += sums[2 * pair]
+        odd += sums[2 * pair + 1]
+    return count, even + odd
+
+
+@intrinsic
+def fetch(_: Any, states: Any, row: Any) -> Any:
+    """Ask for a record's cache lines ahead of time: fetched one by one they would be half the cost of folding."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(), *[ir.IntType(32)] * 3])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [ir.PointerType()], kind)
+        read, keep, data = (ir.Constant(ir.IntType(32), value) for value in (0, 3, 1))
+        start = builder.mul(arguments[1], ir.Constant(ir.IntType(64), STATE_BYTES))
+        for line in range(0, STATE_BYTES, CACHE_LINE):
+            at = builder.add(start, ir.Constant(ir.IntType(64), line))
+            address = builder.gep(array.data, [at], source_etype=ir.IntType(8))
+            builder.call(prefetch, [address, read, keep, data])
+        return context.get_dummy_value()
+
+    return types.none(states, row), generate
