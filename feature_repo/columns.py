@@ -40,7 +40,7 @@ def _compiled_columns(stamp: str) -> tuple[Callable[..., int], Callable[..., Non
 
     @entry
     def fill(data: U8, side: U8, start: I32, rows: I64, offsets: I32, out: U8) -> None:
-        stamp  # noqa: B018
+        stamp  # noqa: B018 - as above
         for position in range(rows.shape[0]):
             at = int(offsets[position])
             size, begin = offsets[position + 1] - at, int(start[rows[position]])

@@ -62,7 +62,7 @@ def collect(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], finding
     """The rows with a finding, their bytes taken from data[offsets[row]:offsets[row + 1]]."""
     rows = np.flatnonzero(findings.number != json_tokens.OK)
     starts, stops = offsets[rows], offsets[rows + 1]
-    held = memoryview(data)  # type: ignore[arg-type]
+    held = data.data
     rejects = Rejects(rows, [], [], [], [], stops - starts, [])
     found = zip(findings.number[rows].tolist(), findings.field[rows].tolist(), findings.at[rows].tolist(), strict=True)
     for (number, at_field, at), start, stop in zip(found, starts.tolist(), stops.tolist(), strict=True):

@@ -12,6 +12,8 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from feature_repo import definitions, errors
 from feature_repo.settings import Settings
 from infra.local.services import SERVERS
@@ -33,6 +35,7 @@ from training.registration import register
 from training.train import fit
 
 SETTLE_S = 120.0
+FIRST_PAYMENTS = 500
 SERVED_S = 60.0
 
 Say = Callable[[str, str], None]
@@ -43,8 +46,8 @@ Say = Callable[[str, str], None]
 class Scale:
     """How much of everything. The live payments are the people's last `live_days`, streamed in `seconds`."""
 
-    users: int = 2_500
-    history_days: int = 42  # before the live days
+    users: int = 9_000
+    history_days: int = 28  # before the live days
     live_days: int = 7
     seed: int = 7
     recipe: str = "fast"
@@ -97,8 +100,10 @@ class Demo:
     def run(self) -> Summary:
         started = time.monotonic()
         self.prepare()
+        payments = pa.Table.from_batches(from_people(self._settings, self._settings.data, SystemClock()))
+        self._step("first payments", lambda: self._warm_up(payments.slice(0, FIRST_PAYMENTS)))
         began = time.time()
-        produced = self._step("live payments", self._live)
+        produced = self._step("live payments", lambda: self._live(payments.slice(FIRST_PAYMENTS)))
         self._step("settle", lambda: road.settle(self._settings, SETTLE_S))
         summary = self._summary(began, produced)
         return Summary(**{
@@ -171,15 +176,19 @@ class Demo:
                 time.sleep(0.5)
         raise errors.DependencyDown("serving", self._settings.serving_url, f"serves {served}, not version {version}")
 
-    def _live(self) -> Produced:
-        payments = from_people(self._settings, self._settings.data, SystemClock())
+    def _warm_up(self, payments: pa.Table) -> None:
+        """A few payments first: every process has then done its work once, and what follows is its pace."""
+        produce(self._settings, iter(payments.to_batches()), rate=self._scale.rate)
+        road.settle(self._settings, SETTLE_S)
+
+    def _live(self, payments: pa.Table) -> Produced:
         return produce(
             self._settings,
-            payments,
+            iter(payments.to_batches()),
             rate=self._scale.rate,
             count=int(self._scale.rate * self._scale.seconds),
             defects=self._scale.defects,
-            progress=lambda sent: self._say("", f"{sent} sent"),
+            progress=lambda sent: self._say("", f"{sent:,} sent"),
         )
 
     def _summary(self, began: float, produced: Produced) -> Summary:

@@ -69,16 +69,16 @@ class Calibration:
         return score_of_rarity(self.rarity_of(x)).astype(np.float32)
 
     def rarity_of(self, x: DoubleArray) -> DoubleArray:
-        """u at log raw scores `x`: exponential towards 0 below the first knot, linear above the last."""
+        """u at log raw scores `x`: a hyperbola towards 0 below the first knot, linear above the last."""
         knots, rarity = np.asarray(self.knots), np.asarray(self.rarity)
         inside = np.interp(x, knots, rarity)
-        below = rarity[0] * np.exp(self.first_rate * np.minimum(x - knots[0], 0))
+        below = rarity[0] / (1 + self.first_rate * np.maximum(knots[0] - x, 0))
         above = self.last_slope * np.maximum(x - knots[-1], 0)
         return np.where(x < knots[0], below, inside + above)
 
     @property
     def first_rate(self) -> float:
-        """Growth rate below the first knot: u is smooth there."""
+        """Of the hyperbola below the first knot: u is smooth there, and never underflows to a tie."""
         slope = (self.rarity[1] - self.rarity[0]) / (self.knots[1] - self.knots[0])
         return float(slope / self.rarity[0])
 

@@ -105,7 +105,7 @@ def load_training_set(
     cut = labels_as_of or midnight(last + timedelta(days=1)) + delay
     window = _in_window(history, name, first, last)
     vectors = _vectors(settings, name, window)
-    return _joined(window, vectors, cut, delay)
+    return joined(window, vectors, cut, delay)
 
 
 def median_label_delay(history: pa.Table) -> timedelta:
@@ -169,7 +169,7 @@ def _vectors(settings: Settings, name: str, window: pa.Table) -> pa.Table:
     return pa.Table.from_pandas(answer[["transaction_id", *NAMES]], preserve_index=False)
 
 
-def _joined(window: pa.Table, vectors: pa.Table, cut: datetime, delay: timedelta) -> TrainingSet:
+def joined(window: pa.Table, vectors: pa.Table, cut: datetime, delay: timedelta) -> TrainingSet:
     """Feast keeps no row order: rows meet by transaction id."""
     place = pc.index_in(window["transaction_id"], value_set=vectors["transaction_id"].combine_chunks())
     x = np.column_stack([vectors[name].to_numpy() for name in NAMES]).astype(np.float32)

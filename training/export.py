@@ -141,15 +141,16 @@ def _calibrated(graph: _Graph, fitted: Calibration, raw: str) -> None:
 
 
 def _rarity(graph: _Graph, fitted: Calibration, x: str) -> str:
-    """Calibration.rarity_of: a sum of hinges, one per knot, plus the exponential below the first."""
+    """Calibration.rarity_of: a sum of hinges, one per knot, plus the hyperbola below the first."""
     double = graph.double
     knots, rarity = np.asarray(fitted.knots), np.asarray(fitted.rarity)
     slopes = np.r_[np.diff(rarity) / np.diff(knots), fitted.last_slope]
     column = graph.add("Unsqueeze", x, graph.constant([1], np.int64))
     hinges = graph.add("Max", graph.add("Sub", column, double(knots)), double(0.0))
     climbed = graph.add("MatMul", hinges, double(np.diff(slopes, prepend=0.0)))
-    below = graph.add("Min", graph.add("Sub", x, double(knots[0])), double(0.0))
-    start = graph.add("Mul", graph.add("Exp", graph.add("Mul", below, double(fitted.first_rate))), double(rarity[0]))
+    below = graph.add("Max", graph.add("Sub", double(knots[0]), x), double(0.0))
+    fall = graph.add("Add", graph.add("Mul", below, double(fitted.first_rate)), double(1.0))
+    start = graph.add("Div", double(rarity[0]), fall)
     return graph.add("Add", start, climbed)
 
 

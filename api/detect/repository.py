@@ -10,6 +10,7 @@ from feature_repo.problem import REQUEST_ID
 
 # The service closes idle connections after 5 s; ours are given up before, so that none breaks in use.
 KEEP_ALIVE_S = 3.0
+RECORD_S = 6.0  # what the service may take beyond its deadline to make a recorded payment durable
 MODELS_FOR_S = 5.0  # how long an answer about loaded versions is good
 
 
@@ -25,6 +26,7 @@ class ModelService:
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self._url = url
+        self._timeout_s = timeout_s
         limits = httpx.Limits(keepalive_expiry=KEEP_ALIVE_S)
         self._async = httpx.AsyncClient(base_url=url, timeout=timeout_s, limits=limits, trust_env=False)
         self._blocking = httpx.Client(base_url=url, timeout=timeout_s, limits=limits, trust_env=False)
@@ -39,6 +41,7 @@ class ModelService:
                 params={"record": "true"} if record else None,
                 content=payload,
                 headers={"Content-Type": "application/json", REQUEST_ID: request_id},
+                timeout=self._timeout_s + (RECORD_S if record else 0),
             )
         except httpx.HTTPError as error:
             raise self._down(error) from error

@@ -33,9 +33,11 @@ class FolderSource:
         self.down = False
         self.fetched: list[str] = []
 
-    def publish(self, version: str, scale: float = 0.1, **options: object) -> Registered:
-        sha256 = tiny_model.write(self.path(version), scale=scale, **options)  # type: ignore[arg-type]
-        self.alias = Registered(version, sha256)
+    def publish(self, version: str, scale: float = 0.1, spoilt: bool = False) -> Registered:
+        sha256 = tiny_model.write(self.path(version), scale=scale)
+        if spoilt:
+            self.path(version).write_bytes(b"garbage")
+        self.alias = Registered(version, sha256)  # last: a worker may be polling
         return self.alias
 
     def path(self, version: str) -> Path:

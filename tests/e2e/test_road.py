@@ -197,7 +197,7 @@ def test_a_promoted_second_model_appears_in_new_rows(road: Road) -> None:
     with psycopg2.connect(settings.postgres_reader_dsn) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM decisions WHERE model_version = %s", (road.version,))
         assert cursor.fetchone() != (0,)
-        cursor.execute("SELECT count(*) FROM audit WHERE subject LIKE %s", (f"%{version}%",))
+        cursor.execute("SELECT count(*) FROM audit WHERE after ->> 'champion' = %s", (version,))
         assert cursor.fetchone() != (0,)
     rollback(settings, "test")
     road.demo.await_served(road.version)

@@ -73,8 +73,7 @@ def test_rolling_back_takes_the_model_still_in_memory(registry: Registry, source
 def test_a_spoilt_artefact_is_refused_once_and_the_old_one_serves(registry: Registry, source: FolderSource) -> None:
     source.publish("1")
     registry.refresh()
-    source.publish("2", scale=0.2)
-    spoil(source.path("2"))
+    source.publish("2", scale=0.2, spoilt=True)
     for _ in range(3):
         assert registry.refresh() is False
     assert serving(registry) == ["1"]
@@ -87,8 +86,7 @@ def test_a_spoilt_artefact_is_refused_once_and_the_old_one_serves(registry: Regi
 def test_the_next_sound_version_ends_a_refusal(registry: Registry, source: FolderSource) -> None:
     source.publish("1")
     registry.refresh()
-    source.publish("2", scale=0.2)
-    spoil(source.path("2"))
+    source.publish("2", scale=0.2, spoilt=True)
     registry.refresh()
     source.publish("3", scale=0.3)
     registry.refresh()
@@ -148,8 +146,7 @@ def test_a_restart_on_a_bad_champion_serves_the_last_good_model(
 ) -> None:
     source.publish("1")
     registry.refresh()
-    source.publish("2", scale=0.2)
-    spoil(source.path("2"))
+    source.publish("2", scale=0.2, spoilt=True)
     restarted = Registry(source, tmp_path / "cache")
     restarted.refresh()
     assert serving(restarted) == ["1"]

@@ -207,8 +207,7 @@ def test_a_refused_champion_is_told_by_ready(tmp_path: Path) -> None:
     source.publish("1")
     with listening(worker_for(settings_for(tmp_path / "home"), source, MemoryStates())) as url:
         wait(lambda: get(f"{url}/models").status_code == 200)
-        source.publish("2", scale=0.2)
-        source.path("2").write_bytes(b"garbage")
+        source.publish("2", scale=0.2, spoilt=True)
         wait(lambda: get(f"{url}/ready").json()["refused"] is not None)
         assert get(f"{url}/models").json()["champion"] == "1"
         answer = get(f"{url}/ready")

@@ -1,0 +1,203 @@
+"""From a window of rows to a checked, calibrated, judged artefact; no registry, no feature store."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from feature_repo.errors import BadConfiguration
+from feature_repo.features import NAMES, REASONS, WIDTH, feature_set_id
+from serving import artifact, scorer
+from serving.wire import NO_REASON
+from tests.cases.tables import FIRST_DAY, PLANTED, training_set
+from training import data, recipes
+from training.data import TrainingSet, Truth
+from training.heldout import fit_folds, score_folds, split_days
+from training.registration import Fitted
+from training.report import metrics_of
+from training.train import fit_model
+
+SMALL = ["updates=80", "batch_rows=512", "seeds=2"]
+WINDOW = (FIRST_DAY, FIRST_DAY + timedelta(days=5))
+
+
+@pytest.fixture(scope="module")
+def rows() -> TrainingSet:
+    return training_set()
+
+
+@pytest.fixture(scope="module")
+def fitted(rows: TrainingSet) -> Fitted:
+    recipe = recipes.named("default", [*SMALL, "folds=2", "alert_budget=0.02"])
+    return fit_model(rows, recipe, "vigil-autoencoder", WINDOW)
+
+
+@pytest.fixture(scope="module")
+def model(fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> artifact.Artifact:
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    sha256 = artifact.save(path, fitted.model, fitted.manifest)
+    return artifact.load(path, sha256)
+
+
+def test_the_manifest_says_what_the_model_consumes(fitted: Fitted) -> None:
+    manifest = fitted.manifest
+    assert manifest.dropped_columns == (NAMES[0 - 0 - 1],) or manifest.dropped_columns == ()
+    assert set(manifest.columns) | set(manifest.dropped_columns) == set(NAMES)
+    assert manifest.feature_set_id == feature_set_id(manifest.columns)
+    assert (manifest.train_from, manifest.train_to) == ("2024-03-01", "2024-03-06")
+    assert len(manifest.golden_scores) >= 16
+
+
+def test_the_saved_artefact_loads_and_finds_the_planted_frauds(model: artifact.Artifact) -> None:
+    fresh = training_set(seed=5)
+    columns = [NAMES.index(name) for name in model.manifest.columns]
+    scored = scorer.score(model, fresh.x[:, columns])
+    alerts = scored["score"] >= model.manifest.threshold
+    assert alerts[fresh.label].mean() > 0.9
+    named = scored["reasons"][fresh.label & alerts, 0]
+    reason = scorer.reason_matrix((NAMES[PLANTED],))[0].argmax()
+    assert (named == reason).mean() > 0.8
+    assert str(REASONS[reason]) and (named != NO_REASON).all()
+
+
+def test_the_threshold_gives_the_alert_budget_on_all_held_out_payments(fitted: Fitted, rows: TrainingSet) -> None:
+    share = np.mean(list(fitted.report["alert_share_by_day"].values()))
+    assert share == pytest.approx(0.02, abs=0.004)
+    assert 0 < fitted.manifest.threshold < 1
+
+
+def test_the_report_is_judged_on_held_out_payments_beside_its_baselines(fitted: Fitted) -> None:
+    metrics = metrics_of(fitted.report)
+    assert metrics["held_out_average_precision"] > 0.8
+    assert {"isolation_forest_average_precision", "mahalanobis_average_precision"} <= metrics.keys()
+    assert fitted.report["reasons"] == {"skipped": "the true mechanism of these payments is not known"}
+    assert fitted.report["rows"]["known_fraud"] + fitted.report["rows"]["trained_on"] == 6_000
+
+
+def test_the_same_data_and_recipe_give_the_same_bytes(fitted: Fitted, rows: TrainingSet) -> None:
+    again = fit_model(rows, fitted.recipe, "vigil-autoencoder", WINDOW)
+    assert again.model.SerializeToString() == fitted.model.SerializeToString()
+    assert again.manifest == fitted.manifest
+
+
+def test_known_fraud_is_not_trained_on(rows: TrainingSet) -> None:
+    recipe = recipes.named("fast", SMALL)
+    taught = fit_folds(rows, recipe)[0].detector
+    spoilt = rows.x.copy()
+    spoilt[rows.label] = 1e6
+    same = fit_folds(replace(rows, x=spoilt), recipe)[0].detector
+    np.testing.assert_array_equal(taught.score(rows.x), same.score(rows.x))
+
+
+def test_folds_hold_out_whole_days_and_every_row_once(rows: TrainingSet) -> None:
+    folds = split_days(rows, recipes.named("default", ["folds=3"]))
+    assert np.array_equal(np.sort(np.concatenate(folds)), np.arange(len(rows)))
+    days = [set(rows.day[fold].tolist()) for fold in folds]
+    assert not days[0] & days[1] and not days[1] & days[2] and not days[0] & days[2]
+
+
+def test_one_fold_holds_out_the_last_days(rows: TrainingSet) -> None:
+    (held,) = split_days(rows, recipes.named("fast", ["holdout_share=0.3"]))
+    assert set(rows.day[held].tolist()) == set(np.unique(rows.day)[-2:].tolist())
+
+
+def test_a_held_out_score_comes_from_a_network_that_has_not_seen_the_day(rows: TrainingSet) -> None:
+    """What a held-out day looks like has no part in the network that scores it."""
+    recipe = recipes.named("default", [*SMALL, "folds=2", "baselines=false"])
+    folds = fit_folds(rows, recipe)
+    spoilt = rows.x.copy()
+    spoilt[folds[0].rows] *= 100
+    again = fit_folds(replace(rows, x=spoilt), recipe)
+    probe = rows.x[:100]
+    np.testing.assert_array_equal(folds[0].detector.score(probe), again[0].detector.score(probe))
+    assert score_folds(rows, folds, recipe).rows.tolist() == list(range(len(rows)))
+
+
+def test_a_window_of_one_day_is_refused(rows: TrainingSet) -> None:
+    with pytest.raises(BadConfiguration, match="one day"):
+        split_days(rows.take(rows.day == rows.day[0]), recipes.default())
+
+
+def test_labels_too_young_to_calibrate_on_are_refused(rows: TrainingSet) -> None:
+    young = replace(rows, too_young=np.ones(len(rows), bool))
+    with pytest.raises(BadConfiguration, match="old enough"):
+        fit_model(young, recipes.named("fast", SMALL), "vigil-autoencoder", WINDOW)
+
+
+def window(label_times: list[datetime | None], is_fraud: list[bool | None]) -> pa.Table:
+    count = len(label_times)
+    start = datetime(2024, 3, 1, 12, tzinfo=UTC)
+    return pa.table(
+        {
+            "transaction_id": [f"t{row}" for row in range(count)],
+            "user_id": ["u"] * count,
+            "amount": [10.0] * count,
+            "event_time": pa.array(
+                [start + timedelta(hours=row) for row in range(count)], pa.timestamp("us", tz="UTC")
+            ),
+            "is_fraud": pa.array(is_fraud, pa.bool_()),
+            "label_time": pa.array(label_times, pa.timestamp("us", tz="UTC")),
+        }
+    )
+
+
+def vectors(ids: list[str]) -> pa.Table:
+    values = {name: pa.array(np.arange(len(ids)), pa.float32()) for name in NAMES}
+    return pa.table({"transaction_id": ids, **values})
+
+
+def test_a_label_that_arrives_later_does_not_exist_yet() -> None:
+    cut = datetime(2024, 3, 8, tzinfo=UTC)
+    table = window([cut, cut + timedelta(microseconds=1), None], [True, True, False])
+    rows = data.joined(table, vectors(["t2", "t0", "t1"]), cut, timedelta(days=7))
+    assert rows.label.tolist() == [True, False, False]
+    assert rows.label_known.tolist() == [True, False, False]
+
+
+def test_rows_meet_their_vectors_by_id_not_by_order() -> None:
+    cut = datetime(2024, 3, 8, tzinfo=UTC)
+    rows = data.joined(window([None] * 3, [None] * 3), vectors(["t2", "t0", "t1"]), cut, timedelta(0))
+    assert rows.transaction_id.to_pylist() == ["t0", "t1", "t2"]
+    assert rows.x[:, 0].tolist() == [1, 2, 0]
+    assert rows.x.shape == (3, WIDTH)
+
+
+def test_payments_without_a_vector_are_left_out_and_counted() -> None:
+    cut = datetime(2024, 3, 8, tzinfo=UTC)
+    rows = data.joined(window([None] * 3, [None] * 3), vectors(["t1"]), cut, timedelta(0))
+    assert rows.transaction_id.to_pylist() == ["t1"]
+    assert rows.without_features == 2
+
+
+def test_rows_younger_than_the_median_delay_are_too_young() -> None:
+    cut = datetime(2024, 3, 2, 13, tzinfo=UTC)
+    rows = data.joined(window([None] * 3, [None] * 3), vectors(["t0", "t1", "t2"]), cut, timedelta(days=1))
+    assert rows.too_young.tolist() == [False, False, True]
+
+
+def test_the_median_label_delay_is_that_of_reported_frauds() -> None:
+    start = datetime(2024, 3, 1, 12, tzinfo=UTC)
+    times = [start + timedelta(days=2), start + timedelta(days=4, hours=1), start + timedelta(days=90), None]
+    table = window(times, [True, True, False, True])
+    assert data.median_label_delay(table) == timedelta(days=3)
+    assert data.median_label_delay(table.slice(3)) == timedelta(0)
+
+
+def test_the_truth_is_empty_for_ordinary_payments() -> None:
+    truth = Truth(pa.table({"transaction_id": ["b"], "mechanism": ["stolen_card"], "reason": ["burst_of_activity"]}))
+    mechanism, reason = truth.of(pa.array(["a", "b"]))
+    assert mechanism.tolist() == ["", "stolen_card"]
+    assert reason.tolist() == ["", "burst_of_activity"]
+
+
+def test_the_hash_of_a_window_changes_with_a_label(rows: TrainingSet) -> None:
+    other = rows.label.copy()
+    other[0] = not other[0]
+    assert replace(rows, label=other).sha256() != rows.sha256()
+    assert replace(rows).sha256() == rows.sha256()
+
+
+def test_a_day_is_a_utc_day(rows: TrainingSet) -> None:
+    assert date(1970, 1, 1) + timedelta(days=int(rows.day[0])) == FIRST_DAY
