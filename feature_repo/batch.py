@@ -56,7 +56,7 @@ class Batch:
             present=present,
             tokens=scan.Tokens(*(np.empty(shape, dtype) for dtype in ("i4", "i4", "u1"))),
             findings=scan.Findings(*(np.empty(rows, dtype) for dtype in ("u1", "i1", "i4", "i4"))),
-            values=decode.Values(*(np.empty(rows, dtype) for dtype in ("f8", "i8", "f8", "f8", "u2"))),
+            values=decode.Values(*(np.empty(rows, dtype) for dtype in ("f8", "i8", "f8", "f8", "u4"))),
             side=scan.Side(side, np.array([len(currency)])),
         )
 

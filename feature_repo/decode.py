@@ -37,6 +37,10 @@ AMOUNT, LATITUDE, LONGITUDE, TIME, CURRENCY, ID, TEXT = range(7)  # the numbers 
 FIELD_MISSING, WRONG_TYPE, ID_FORMAT, TEXT_FORMAT, CURRENCY_FORMAT, TIME_FUTURE, PAN_DETECTED = range(30, 37)
 
 
+# No character of a text in its normal form took more as it was sent; text beyond is not worth a closer look.
+_BYTES_PER_CHARACTER = 16
+
+
 class Rules(NamedTuple):
     """The contract as numbers."""
 
@@ -57,7 +61,7 @@ class Values(NamedTuple):
     time: I64  # microseconds since 1970, UTC
     latitude: npt.NDArray[Any]
     longitude: npt.NDArray[Any]
-    slow: npt.NDArray[Any]  # uint16 per row: fields left to the parser
+    slow: npt.NDArray[Any]  # uint32 per row: fields left to the parser
 
 
 @part
@@ -124,7 +128,7 @@ def _text(
     data: U8, start: int, size: int, kind: int, limit: int, wrong: int, seek_card: bool, plain: U8, digits: U8
 ) -> tuple[int, bool]:
     """Finding of an identifier or text, `wrong` where its form is; and whether it is left to the parser."""
-    if size == 0 or size > 4 * limit or kind & CONTROL:
+    if size == 0 or size > _BYTES_PER_CHARACTER * limit or kind & CONTROL:
         return wrong, False
     characters = size
     if kind & NON_ASCII:

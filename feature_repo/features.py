@@ -82,7 +82,9 @@ CATALOGUE: tuple[Feature, ...] = (
     Feature("new_method", "-", "n/(n+k) where the payment method is new to the user", Reason.NEW_PAYMENT_METHOD),
     Feature("new_device", "-", "n/(n+k) where a device is named and new to the user", Reason.NEW_PAYMENT_METHOD),
     Feature("small_run_1h", "ring 1 h", "log(1 + payments under a fifth of the mean)", Reason.CARD_TESTING),
-    Feature("jump_after_small", "ring 1 h", "small_run_1h times the positive part of amount_ratio_30d", Reason.CARD_TESTING),
+    Feature(
+        "jump_after_small", "ring 1 h", "small_run_1h times the positive part of amount_ratio_30d", Reason.CARD_TESTING
+    ),
     Feature("history", "-", "log(1 + payments of the user before this one)", Reason.SPARSE_USER),
 )
 

@@ -151,7 +151,7 @@ class VigilOnlineStore(OnlineStore):
             pipe.mget(state_keys((names[row] for row in rows), partition))
         try:
             answers = pipe.execute()
-        except (redis.ConnectionError, redis.TimeoutError) as error:
+        except redis.RedisError as error:
             raise StoreUnavailable("redis", store.redis_url.rpartition("@")[2], str(error)) from error
         values: list[bytes | None] = [None] * len(names)
         for rows, answer in zip(by_partition.values(), answers, strict=True):

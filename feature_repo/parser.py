@@ -2,7 +2,7 @@
 
 A batch is parsed by two compiled passes (`scan` finds the fields, `decode` checks them) and a copy of the text
 into Arrow columns; no payment becomes a Python object. What a message must be is in
-`contracts/schemas/transactions.v1.schema.json`, what it gets otherwise in `codes.Code`.
+`contracts/transactions.schema.json`, what it gets otherwise in `codes.Code`.
 
 Decisions beyond the contract:
   identifiers are kept as they came, other text is normalised to NFC

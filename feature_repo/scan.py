@@ -53,7 +53,7 @@ _FNV_PRIME = np.uint64(0x100000001B3)
 
 
 class Names(NamedTuple):
-    """The contract's fields, found by a hash of size, first and last byte; made by `parser`."""
+    """The contract's fields, found by a hash of size, first and last byte; made by `batch`."""
 
     slots: npt.NDArray[np.int8]  # field number by hash, NOWHERE if none
     salt: int

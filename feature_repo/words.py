@@ -1,7 +1,7 @@
-"""Eight bytes at a time: an unaligned load, and which of the eight are what.
+"""Eight bytes of an array at a time, for compiled code on little-endian machines.
 
-Masks have the high bit set in each byte that qualifies; only the lowest of them is certain, which is the one
-that matters (Warren, Hacker's Delight, 6-1; the borrow of a byte that qualifies may reach those above it).
+Tests on all eight bytes follow Hacker's Delight (Warren, 6-1): (x - ONES) & ~x & HIGH has the high bit set in the
+lowest byte that is zero, and in none where no byte is. Bytes above the lowest may be wrong.
 """
 
 from typing import Any

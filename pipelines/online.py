@@ -39,7 +39,7 @@ def write_states(settings: Settings, ids: pa.Array, states: States) -> int:
                 values = [raw[i * STATE_BYTES : (i + 1) * STATE_BYTES] for i in range(len(some))]
                 keys = state_keys((names[row] for row in some), partition)
                 client.mset(dict(zip(keys, values, strict=True)))
-    except redis.ConnectionError as error:
+    except redis.RedisError as error:
         raise StoreUnavailable("redis", settings.redis_url.rpartition("@")[2], str(error)) from error
     finally:
         client.close()

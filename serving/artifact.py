@@ -171,7 +171,7 @@ def _read_manifest(name: str, model: onnx.ModelProto) -> Manifest:
         raise ArtifactCorrupt(name, f"manifest unreadable: {error!r}", check="manifest") from error
     if not manifest.columns or len(set(manifest.columns)) != len(manifest.columns):
         raise ArtifactCorrupt(name, "manifest names no columns, or one twice", check="manifest")
-    if not 0 <= manifest.threshold <= 1:
+    if not isinstance(manifest.threshold, float) or not 0 <= manifest.threshold <= 1:
         raise ArtifactCorrupt(name, f"threshold {manifest.threshold} is outside [0, 1]", check="manifest")
     return manifest
 

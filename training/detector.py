@@ -32,6 +32,9 @@ SLICE_ROWS = 16_384
 BY_CHANCE = 2.0  # nats of evidence that one ordinary value in seven has
 REMAINDER = 0.05  # weight of evidence within chance: gives an ordinary row shares as well
 TINY = 1e-12
+# Squared residual, in squares of a standardised deviation, under which evidence is cut off: two processors
+# round a network's answer to within 1e-6, so evidence of a residual of 0.03 is the same on both within 1e-4.
+RESOLUTION = 1e-3
 
 
 @dataclass(frozen=True)
@@ -172,4 +175,4 @@ def _member(fit: Trained, rows: Tensor, floor: float) -> Member:
             part = rows[start : start + SLICE_ROWS]
             squares[start : start + SLICE_ROWS] = (part - fit.network(part)).square()
     variance = squares.mean(dim=0, dtype=torch.float64).to(torch.float32).clamp(min=floor)
-    return Member(fit.network, variance, fit_tail((squares / variance).numpy()))
+    return Member(fit.network, variance, fit_tail((squares / variance).numpy(), (RESOLUTION / variance).numpy()))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 # Shares at which the law is fitted: the body is no concern, and under 0.0005 the sample says little.
 SHARES = np.array([0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005])
-SHAPE_LIMIT = 50.0  # beyond, the law is an exponential for all that matters
+SHAPE_LIMIT = 20.0  # beyond, the law is an exponential for all that matters, and rounding is multiplied by it
 SCALES = 80  # candidates per column, in equal ratios
 SAMPLE_ROWS = 100_000  # enough for the last of SHARES
 SMALLEST = 1e-9
@@ -34,16 +34,21 @@ class Tail:
         return evidence
 
 
-def fit_tail(residuals: npt.NDArray[np.float32]) -> Tail:
-    """Least squares of evidence against the quantiles' own, over a grid of scales; residuals [n, F]."""
+def fit_tail(residuals: npt.NDArray[np.float32], least_scale: npt.NDArray[np.float32]) -> Tail:
+    """Least squares of evidence against the quantiles' own, over a grid of scales; residuals [n, F].
+
+    `least_scale` [F] is a size of residual under which rounding speaks, not the payment.
+    """
     sample = residuals[:: max(1, len(residuals) // SAMPLE_ROWS)]
     quantiles = np.maximum(np.quantile(sample, 1 - SHARES, axis=0).astype(np.float64), SMALLEST)  # [shares, F]
     wanted = -np.log(SHARES)[:, None]
+    # From far under the median, a power law throughout, to far above the last quantile, an exponential.
+    lowest = np.maximum(quantiles[0] * 1e-2, least_scale)
+    highest = np.maximum(quantiles[-1] * 1e2, lowest * 10)
     best = np.full(residuals.shape[1], np.inf)
     shape, scale = np.ones_like(best), np.ones_like(best)
     for step in np.linspace(0, 1, SCALES):
-        # From far under the median, a power law throughout, to far above the last quantile, an exponential.
-        candidate = (quantiles[0] * 1e-2) ** (1 - step) * (quantiles[-1] * 1e2) ** step
+        candidate = lowest ** (1 - step) * highest**step
         logs = np.log1p(quantiles / candidate)
         fitted = np.minimum((logs * wanted).sum(axis=0) / (logs**2).sum(axis=0), SHAPE_LIMIT)
         error = ((fitted * logs - wanted) ** 2).sum(axis=0)

@@ -82,6 +82,9 @@ def _print_user(user: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"user_id": user, **values}, default=str))
         return
+    if values["payments"] is None:
+        typer.echo(f"nothing is known of {user}: no payment of theirs has been folded in")
+        return
     table = Table(title=user)
     for heading in ("aggregate", "value", "meaning"):
         table.add_column(heading)

@@ -369,6 +369,7 @@ GOOD = (
     good("text in other scripts", payment(merchant="東京ストア", location="Санкт-Петербург"), merchant="東京ストア"),
     good("decomposed text", payment(merchant="Cafe\u0301"), merchant="Café"),
     good("text that is longer decomposed", payment(merchant="e\u0301" * 256), merchant="é" * 256),
+    good("text of letters with two accents", payment(merchant="e\u0302\u0301" * 256), merchant="ế" * 256),
     good("Hangul letters", payment(location="\u1112\u1161\u11ab"), location="한"),
     good("Angstrom sign", payment(merchant="\u212b"), merchant="Å"),
     good("id in another normal form is another id", payment(user_id="Cafe\u0301"), user_id="Cafe\u0301"),

@@ -10,11 +10,12 @@ from feature_repo.features import NAMES, WIDTH
 from training.data import DAY_US, TrainingSet
 
 PLANTED = 5  # the column that is odd in planted rows
+CONSTANT = "new_device"  # in training_set
 FIRST_DAY = date(2024, 3, 1)
 
 
 def correlated(rows: int, width: int, seed: int) -> npt.NDArray[np.float32]:
-    """Rows of a few common causes with heavy-tailed noise; column 0 is nearly always 0, the last one constant."""
+    """Rows of a few common causes with heavy-tailed noise; column 0 is nearly always 0, the last constant."""
     generator = np.random.default_rng(seed)
     causes = generator.standard_normal((rows, 4))
     mixture = np.random.default_rng(99).standard_normal((4, width)) * 0.5
@@ -36,6 +37,7 @@ def training_set(rows: int = 6_000, days: int = 6, seed: int = 1) -> TrainingSet
     """A window whose frauds are planted and known, with columns of the real catalogue."""
     table = correlated(rows, WIDTH, seed)
     table[:, NAMES.index("history")] = 3.0 + np.random.default_rng(seed).random(rows)
+    table[:, NAMES.index(CONSTANT)] = 0.0  # data without devices
     fraud = with_planted(table, 0.01, seed)
     start = int(datetime(FIRST_DAY.year, FIRST_DAY.month, FIRST_DAY.day, tzinfo=UTC).timestamp()) * 1_000_000
     time = np.sort(np.random.default_rng(seed).integers(start, start + days * DAY_US, rows))

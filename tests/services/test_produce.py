@@ -1,5 +1,9 @@
 """The producer against a real broker: what it counts is what Kafka holds, where Java would put it."""
 
+import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -21,6 +25,7 @@ from pipelines.history import import_history
 from pipelines.produce import produce
 from pipelines.simulator import folder, world
 from pipelines.sources import from_history
+from tests.live import environment
 
 PARTITIONS = 3
 Record = tuple[int, bytes | None, bytes | None]  # partition, key, value
@@ -106,6 +111,20 @@ def test_stopping_delivers_and_counts_what_was_sent(own: Settings) -> None:
     assert done.stopped
     assert 100 < done.sent <= 400
     assert len(_records(own, done.sent)) == done.delivered == done.sent == done.payments
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_command_with_its_code_and_exact_counts(own: Settings, number: int, code: int) -> None:
+    variables = environment(own) | {"VIGIL_TOPIC": own.topic, "VIGIL_KAFKA_BOOTSTRAP": own.kafka_bootstrap}
+    command = [sys.executable, "-m", "pipelines.cli", "produce", "--data", "sim", "--rate", "100", "--json"]
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE)
+    first = len(_records(own, 1))
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30)
+    done = json.loads(out)
+    assert process.returncode == code
+    assert done["stopped"]
+    assert first <= len(_records(own, done["sent"])) == done["sent"] == done["delivered"]
 
 
 def test_the_rate_is_kept(own: Settings) -> None:

@@ -18,7 +18,7 @@ from feature_repo.parser import SAMPLE, parse_one
 from tests.cases.bad_inputs import BAD, BROKER_TIME_US, GOOD, Case
 
 # A schema counts the 512 characters sent, not the 256 of the normal form; and takes no width for something to see.
-SEEN_OTHERWISE = ("text that is longer decomposed", "user of nothing visible")
+SEEN_OTHERWISE = ("text that is longer decomposed", "text of letters with two accents", "user of nothing visible")
 # What a JSON Schema cannot say of a JSON document, or cannot see any more once it is read.
 BEYOND_A_SCHEMA = {
     Code.DUPLICATE_KEY, Code.INVALID_UNICODE, Code.NUMBER_NOT_FINITE, Code.PAN_DETECTED, Code.PRECISION,

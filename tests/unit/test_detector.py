@@ -106,7 +106,7 @@ def test_evidence_is_minus_the_logarithm_of_rarity() -> None:
     """For residuals that follow a Lomax law the fit finds it again."""
     shares = np.random.default_rng(13).random((200_000, 2))
     residuals = np.column_stack([(shares[:, 0] ** (-1 / 3) - 1) * 2, -np.log(shares[:, 1])]).astype(np.float32)
-    tail = fit_tail(residuals)
+    tail = fit_tail(residuals, np.full(2, 1e-6, np.float32))
     import torch
 
     for rarity in (0.1, 0.01, 0.001):

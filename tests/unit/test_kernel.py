@@ -10,6 +10,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from feature_repo import kernel, state
+from feature_repo.errors import StateCorrupt
 from feature_repo.features import NAMES, RING_SIZE
 from feature_repo.hashing import events_of
 from feature_repo.kernel import CONFLICT, DAY, DUPLICATE, FOLDED, HOUR, LATE
@@ -232,7 +233,7 @@ def test_a_record_with_a_wrong_header_is_refused(sealed: state.States, field: st
     states[field][1] = value
     if field != "checksum":
         state.seal(states)
-    with pytest.raises(state.StateCorrupt, match="record 1 of 3"):
+    with pytest.raises(StateCorrupt, match="record 1 of 3"):
         state.check(states, owners)
 
 
@@ -242,13 +243,13 @@ def test_a_record_with_any_flipped_byte_is_refused(sealed: state.States, byte: i
     states, owners = sealed.copy(), sealed["user"].copy()
     state.check(states, owners)
     states.view(np.uint8).reshape(len(states), state.STATE_BYTES)[row, byte] ^= mask
-    with pytest.raises(state.StateCorrupt):
+    with pytest.raises(StateCorrupt):
         state.check(states, owners)
 
 
 def test_a_record_of_another_length_is_refused(sealed: state.States) -> None:
     record = sealed[0].tobytes()
-    with pytest.raises(state.StateCorrupt, match="record 1 of 2 has 2039 bytes"):
+    with pytest.raises(StateCorrupt, match="record 1 of 2 has 2039 bytes"):
         state.unpack([record, record[:-1]])
 
 

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from feature_repo.errors import BadConfiguration
-from feature_repo.features import NAMES, REASONS, WIDTH, feature_set_id
+from feature_repo.features import NAMES, WIDTH, feature_set_id
 from serving import artifact, scorer
 from serving.wire import NO_REASON
-from tests.cases.tables import FIRST_DAY, PLANTED, training_set
+from tests.cases.tables import CONSTANT, FIRST_DAY, PLANTED, training_set
 from training import data, recipes
 from training.data import TrainingSet, Truth
 from training.heldout import fit_folds, score_folds, split_days
@@ -19,7 +19,8 @@ from training.registration import Fitted
 from training.report import metrics_of
 from training.train import fit_model
 
-SMALL = ["updates=80", "batch_rows=512", "seeds=2"]
+SMALL = ["updates=60", "batch_rows=512", "seeds=1"]
+TIME = pa.timestamp("us", tz="UTC")
 WINDOW = (FIRST_DAY, FIRST_DAY + timedelta(days=5))
 
 
@@ -43,8 +44,8 @@ def model(fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> artifact.
 
 def test_the_manifest_says_what_the_model_consumes(fitted: Fitted) -> None:
     manifest = fitted.manifest
-    assert manifest.dropped_columns == (NAMES[0 - 0 - 1],) or manifest.dropped_columns == ()
-    assert set(manifest.columns) | set(manifest.dropped_columns) == set(NAMES)
+    assert manifest.dropped_columns == (CONSTANT,)
+    assert set(manifest.columns) == set(NAMES) - {CONSTANT}
     assert manifest.feature_set_id == feature_set_id(manifest.columns)
     assert (manifest.train_from, manifest.train_to) == ("2024-03-01", "2024-03-06")
     assert len(manifest.golden_scores) >= 16
@@ -59,7 +60,7 @@ def test_the_saved_artefact_loads_and_finds_the_planted_frauds(model: artifact.A
     named = scored["reasons"][fresh.label & alerts, 0]
     reason = scorer.reason_matrix((NAMES[PLANTED],))[0].argmax()
     assert (named == reason).mean() > 0.8
-    assert str(REASONS[reason]) and (named != NO_REASON).all()
+    assert (named != NO_REASON).all()
 
 
 def test_the_threshold_gives_the_alert_budget_on_all_held_out_payments(fitted: Fitted, rows: TrainingSet) -> None:
@@ -134,11 +135,9 @@ def window(label_times: list[datetime | None], is_fraud: list[bool | None]) -> p
             "transaction_id": [f"t{row}" for row in range(count)],
             "user_id": ["u"] * count,
             "amount": [10.0] * count,
-            "event_time": pa.array(
-                [start + timedelta(hours=row) for row in range(count)], pa.timestamp("us", tz="UTC")
-            ),
+            "event_time": pa.array([start + timedelta(hours=row) for row in range(count)], TIME),
             "is_fraud": pa.array(is_fraud, pa.bool_()),
-            "label_time": pa.array(label_times, pa.timestamp("us", tz="UTC")),
+            "label_time": pa.array(label_times, TIME),
         }
     )
 
