@@ -90,6 +90,12 @@ def _digits(line: Bytes, at: int, value: int, width: int) -> int:
     return at + size
 
 
+def _scaled(values: npt.NDArray[np.float64], places: int) -> Ints:
+    """values * 10**places as integers; whole and fraction apart, as their product would pass 2**53."""
+    whole = np.floor(values)
+    return whole.astype(np.int64) * 10**places + np.round((values - whole) * 10**places).astype(np.int64)
+
+
 @numba.njit(cache=True, nogil=True)
 def _decimals(scaled: Ints, decimals: int, out: npt.NDArray[np.uint8], lengths: Ints) -> None:
     unit = np.int64(10) ** decimals
@@ -111,7 +117,7 @@ def decimals(values: npt.NDArray[np.floating], places: int, present: npt.NDArray
     lengths = np.zeros(n, np.int64)
     if present is not None:
         lengths[~present] = NULL
-    scaled = np.round(np.nan_to_num(values).astype(np.float64) * 10**places).astype(np.int64)
+    scaled = _scaled(np.nan_to_num(values).astype(np.float64), places)
     out = np.empty((n, 24), np.uint8)
     _decimals(scaled, places, out, lengths)
     return Column(out.reshape(-1), np.arange(n, dtype=np.int64) * 24, lengths)
@@ -193,7 +199,7 @@ def numerics(values: npt.NDArray[np.float64]) -> Column:
     """Non-negative amounts with at most four decimals in PostgreSQL's binary numeric format."""
     n = len(values)
     out, lengths = np.empty((n, 20), np.uint8), np.empty(n, np.int64)
-    _numerics(np.round(values * 1e4).astype(np.int64), out, lengths)
+    _numerics(_scaled(values, 4), out, lengths)
     return Column(out.reshape(-1), np.arange(n, dtype=np.int64) * 20, lengths)
 
 

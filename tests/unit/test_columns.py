@@ -50,6 +50,10 @@ def test_numeric_groups_spell_the_amount(units: list[int]) -> None:
         assert value == unit
 
 
+def test_the_largest_amounts_keep_their_decimals() -> None:
+    assert as_list(columns.decimals(np.array([999_999_999_999.9999]), 4)) == [b"999999999999.9999"]
+
+
 def test_a_joined_row_frames_every_field_and_marks_nulls() -> None:
     body, ends = columns.join(
         [columns.texts(pa.array(["x", None])), columns.coded([b"A", None], np.array([1, 0]))], framed=True
