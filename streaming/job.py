@@ -190,6 +190,9 @@ def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_u
         .option("kafka.bootstrap.servers", settings.kafka_bootstrap)
         .option("kafka.isolation.level", "read_committed")
         .option("kafka.max.poll.records", 50_000)
+        # The broker answers a connection's requests in order: an empty fetch that waits the default 500 ms
+        # holds up the next range's first request by as much (measured 2026-11: 0.5 s of every task).
+        .option("kafka.fetch.max.wait.ms", 20)
         .option("kafka.fetch.max.bytes", 64 << 20)
         .option("kafka.max.partition.fetch.bytes", 32 << 20)
         .option("kafka.receive.buffer.bytes", 1 << 20)

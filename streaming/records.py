@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from feature_repo.rejects import Rejects
 
+from feature_repo.rejects import Rejects
 from streaming.decisions import DeadLetter
 
 REKEYED, KEY_MISMATCH, ID_CONFLICT = "REKEYED", "KEY_MISMATCH", "ID_CONFLICT"

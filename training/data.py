@@ -19,9 +19,12 @@ import pyarrow.parquet as pq
 from feature_repo.errors import BadConfiguration
 from feature_repo.features import NAMES
 from feature_repo.settings import Settings
+from training.maturity import reported_share
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
+Reports = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # delay and age of reported frauds, microseconds
+NO_REPORTS: Reports = (np.empty(0), np.empty(0))
 MICROSECONDS = 1_000_000
 DAY_US = 86_400 * MICROSECONDS
 
@@ -42,6 +45,7 @@ class TrainingSet:
     label: BoolArray  # known to be fraud as of labels_as_of
     label_known: BoolArray  # a label had arrived by labels_as_of
     too_young: BoolArray  # younger than the median label delay as of labels_as_of: silence says little yet
+    reported_share: npt.NDArray[np.float64]  # of the frauds as old as this row, how many have been reported
     labels_as_of: datetime
     label_delay: timedelta  # median of the data set
     without_features: int  # payments of the window that the stream would not have scored either
@@ -56,7 +60,7 @@ class TrainingSet:
 
     def take(self, rows: npt.NDArray[np.int64] | BoolArray) -> "TrainingSet":
         chosen = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-        names = ("x", "event_time", "amount", "label", "label_known", "too_young")
+        names = ("x", "event_time", "amount", "label", "label_known", "too_young", "reported_share")
         ids = {name: getattr(self, name).take(pa.array(chosen)) for name in ("transaction_id", "user_id")}
         return replace(self, **{name: getattr(self, name)[chosen] for name in names}, **ids)
 
@@ -105,7 +109,7 @@ def load_training_set(
     cut = labels_as_of or midnight(last + timedelta(days=1)) + delay
     window = _in_window(history, name, first, last)
     vectors = _vectors(settings, name, window)
-    return joined(window, vectors, cut, delay)
+    return joined(window, vectors, cut, delay, _reports(history, cut))
 
 
 def median_label_delay(history: pa.Table) -> timedelta:
@@ -169,7 +173,18 @@ def _vectors(settings: Settings, name: str, window: pa.Table) -> pa.Table:
     return pa.Table.from_pandas(answer[["transaction_id", *NAMES]], preserve_index=False)
 
 
-def joined(window: pa.Table, vectors: pa.Table, cut: datetime, delay: timedelta) -> TrainingSet:
+def _reports(history: pa.Table, cut: datetime) -> Reports:
+    """Of every fraud of the history reported by `cut`."""
+    frauds = history.filter(pc.and_kleene(history["is_fraud"], pc.is_valid(history["label_time"])))
+    label, event = _microseconds(frauds["label_time"]), _microseconds(frauds["event_time"])
+    cut_us = int(cut.timestamp() * MICROSECONDS)
+    seen = (label <= cut_us) & (label >= event)
+    return (label - event)[seen].astype(np.float64), (cut_us - event)[seen].astype(np.float64)
+
+
+def joined(
+    window: pa.Table, vectors: pa.Table, cut: datetime, delay: timedelta, reports: Reports = NO_REPORTS
+) -> TrainingSet:
     """Feast keeps no row order: rows meet by transaction id."""
     place = pc.index_in(window["transaction_id"], value_set=vectors["transaction_id"].combine_chunks())
     x = np.column_stack([vectors[name].to_numpy() for name in NAMES]).astype(np.float32)
@@ -194,6 +209,7 @@ def joined(window: pa.Table, vectors: pa.Table, cut: datetime, delay: timedelta)
         amount=rows["amount"].to_numpy(),
         label=arrived & rows["is_fraud"].fill_null(False).to_numpy(),
         label_known=arrived,
+        reported_share=reported_share(*reports, (cut_us - time[order]).astype(np.float64)),
         too_young=time[order] > cut_us - int(delay.total_seconds() * MICROSECONDS),
         labels_as_of=cut,
         label_delay=delay,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from training.recipes import Recipe
 
 MIN_BATCHES = 32  # per pass over the rows, so that a small table still gives a stochastic gradient
+PART_ROWS = 2_048  # of a batch on a CPU: its activations then fit the second-level cache (seen: 1.4 times faster)
 WARM_UP_SHARE = 0.1  # of the steps, until the learning rate is at its top
 # One thread: sums then run in one order, so the same seed gives the same weights on any number of cores, and
 # a busy machine does not make two threads wait for each other at every layer (seen: 5 times slower).
@@ -62,7 +63,7 @@ class Batches:
             for start in range(0, len(order) - self.batch_rows + 1, self.batch_rows):
                 if given == self.updates:
                     return
-                yield self.rows[order[start : start + self.batch_rows]]
+                yield torch.index_select(self.rows, 0, order[start : start + self.batch_rows])
                 given += 1
 
 
@@ -81,24 +82,37 @@ class Denoising(lightning.LightningModule):
         self.seed = seed
         self.network = Autoencoder(rows.shape[1], recipe.hidden, recipe.code)
         self.losses: list[Tensor] = []
+        self.automatic_optimization = False
 
     def train_dataloader(self) -> Batches:
         """Called once the device is known: the rows move there as a whole and stay."""
         self.generator = torch.Generator(device=self.device).manual_seed(self.seed)
         return Batches(self.rows.to(self.device), self.recipe.batch_rows, self.recipe.updates, self.generator)
 
-    def training_step(self, batch: Tensor, _: int) -> Tensor:
+    def training_step(self, batch: Tensor, _: int) -> None:
+        """One optimiser step. On a CPU the batch goes through in parts that stay in its cache, gradients added."""
+        optimizer: Any = self.optimizers()  # one of each, though the types allow for several
+        schedule: Any = self.lr_schedulers()
         noise = torch.randn(batch.shape, generator=self.generator, device=batch.device)
-        loss = nn.functional.mse_loss(self.network(batch + self.noise * noise), batch)
-        self.losses.append(loss.detach())
-        return loss
+        noisy = noise.mul_(self.noise).add_(batch)
+        part_rows = PART_ROWS if batch.device.type == "cpu" else len(batch)
+        total = torch.zeros((), device=batch.device)
+        optimizer.zero_grad()
+        for start in range(0, len(batch), part_rows):
+            part = slice(start, start + part_rows)
+            loss = nn.functional.mse_loss(self.network(noisy[part]), batch[part], reduction="sum") / batch.numel()
+            self.manual_backward(loss)
+            total += loss.detach()
+        optimizer.step()
+        schedule.step()
+        self.losses.append(total)
 
     def configure_optimizers(self) -> Any:
         fused = torch.optim.Adam(self.parameters(), lr=self.recipe.learning_rate, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             fused, self.recipe.learning_rate, total_steps=self.recipe.updates + 1, pct_start=WARM_UP_SHARE
         )
-        return {"optimizer": fused, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return [fused], [schedule]
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,16 @@ NEEDS = ("onnx", "onnxruntime", "numpy")  # what loading the artefact takes; giv
 def mlflow_client(settings: Settings) -> Iterator[Any]:
     """The mlflow module, pointed at the settings' server. Raises DependencyDown where it does not answer."""
     import mlflow  # seconds to import
-    from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
+    from mlflow import environment_variables
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
 
     mlflow.set_tracking_uri(settings.mlflow_url)
     mlflow.set_registry_uri(settings.mlflow_url)
-    silent: Any = MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
-    silent.set(True)  # stdout is for what the command was asked for
+    switches: Any = environment_variables  # has no types
+    # stdout is for what the command was asked for, and a bar for one file of 70 KB is noise.
+    switches.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
+    switches.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns of pip's version and of GPUs that are not there
     try:
         yield mlflow

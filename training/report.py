@@ -48,6 +48,7 @@ def describe(
             "trained_on": int((~data.label).sum()),
             "held_out": len(held.rows),
             "calibrated_on": int(ordinary.sum()),
+            "taken_for_unreported": int((~rows.label & ~rows.too_young).sum() - ordinary.sum()),
         },
         "median_label_delay_days": data.label_delay.total_seconds() / 86_400,
         "held_out": judged(scores),

@@ -16,7 +16,8 @@ from training.calibration import MIN_ROWS, fit_calibration
 from training.data import TrainingSet, Truth, load_training_set, load_truth
 from training.detector import Detector, fit_autoencoder
 from training.export import to_onnx, verify
-from training.heldout import fit_folds, score_folds
+from training.heldout import HeldOut, fit_folds, score_folds
+from training.maturity import without_unreported
 from training.recipes import Recipe
 from training.registration import Fitted, register
 from training.report import describe, metrics_of
@@ -78,7 +79,7 @@ def fit_model(
     folds = fit_folds(data, recipe)
     progress("scoring held-out payments")
     held = score_folds(data, folds, recipe)
-    ordinary = _calibration_rows(data, held.rows)
+    ordinary = _calibration_rows(data, held)
     calibration = fit_calibration(held.raw[ordinary], recipe.seed)
     scores = calibration.apply(held.raw)
     threshold = float(np.quantile(scores, 1 - recipe.alert_budget, method="higher"))
@@ -102,19 +103,23 @@ def fit_model(
     return Fitted(model, manifest, report, recipe)
 
 
-def _calibration_rows(data: TrainingSet, held: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which held-out payments are ordinary as far as anyone can know: old enough to have been reported, and not.
+def _calibration_rows(data: TrainingSet, held: HeldOut) -> npt.NDArray[np.bool_]:
+    """Which held-out payments are ordinary as far as can be known: old enough to have been reported, and not.
 
-    Raises BadConfiguration where the label cut-off leaves too few of them.
+    Without as many of them as there must be frauds still to be reported, at the scores where those lie.
+    Raises BadConfiguration where the label cut-off leaves too few.
     """
-    unlabelled = ~data.label[held]
-    mature = unlabelled & ~data.too_young[held]
+    fraud = data.label[held.rows]
+    mature = ~fraud & ~data.too_young[held.rows]
     if mature.sum() < MIN_ROWS:
         raise BadConfiguration(
-            f"{int(mature.sum())} of {len(held)} held-out payments are old enough to have a label by "
+            f"{int(mature.sum())} of {len(held.rows)} held-out payments are old enough to have a label by "
             f"{data.labels_as_of:%Y-%m-%d %H:%M} and have none; {MIN_ROWS} are needed to calibrate",
             remedy="train on an earlier or longer window, or give a later --labels-as-of",
         )
+    known = fraud & ~data.too_young[held.rows]
+    share = data.reported_share[held.rows][known]
+    mature[mature] = without_unreported(held.raw[mature], held.raw[known], share)
     return mature
 
 

@@ -52,6 +52,7 @@ def training_set(rows: int = 6_000, days: int = 6, seed: int = 1) -> TrainingSet
         label=fraud,
         label_known=fraud,
         too_young=np.zeros(rows, bool),
+        reported_share=np.ones(rows),
         labels_as_of=end + timedelta(days=7),
         label_delay=timedelta(days=7),
         without_features=0,

@@ -111,7 +111,7 @@ def test_evidence_is_minus_the_logarithm_of_rarity() -> None:
 
     for rarity in (0.1, 0.01, 0.001):
         at = torch.tensor([[(rarity ** (-1 / 3) - 1) * 2, -np.log(rarity)]], dtype=torch.float32)
-        np.testing.assert_allclose(tail(at).numpy()[0], -np.log(rarity), rtol=0.06)
+        np.testing.assert_allclose(tail(at).numpy()[0], -np.log(rarity), rtol=0.12)
 
 
 @pytest.mark.parametrize(
