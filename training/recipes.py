@@ -60,7 +60,7 @@ def default() -> Recipe:
 
 def fast() -> Recipe:
     """For a first look and for demonstrations: two networks, calibrated on the last days only, fitted once."""
-    return Recipe("fast", seeds=2, folds=1)
+    return Recipe("fast", seeds=2, batch_rows=4_096, folds=1)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {"default": default, "fast": fast}
