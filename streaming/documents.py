@@ -21,7 +21,6 @@ from streaming.columns import (
     integers,
     join,
     json_text,
-    take,
     texts,
     timestamps,
 )
@@ -43,7 +42,7 @@ SCORE_DECIMALS = 6
 
 @dataclass(frozen=True)
 class Message:
-    """One message; `offset` is the offset of the payment it is about."""
+    """One message as it goes to Kafka."""
 
     key: bytes
     value: bytes
@@ -69,18 +68,19 @@ def _choice(options: list[str | None], codes: npt.NDArray[np.integer]) -> list[C
     return [coded([json.dumps(option).encode() for option in options], codes)]
 
 
-def decision_messages(d: Decisions, rows: npt.NDArray[np.int64] | None = None) -> list[Message]:
-    """One message per decision (of `rows`, or all), in log order."""
+def decision_messages(d: Decisions) -> list[Message]:
+    """One message per decision, in log order."""
     n = len(d)
-    if n == 0 or (rows is not None and len(rows) == 0):
+    if n == 0:
         return []
     p = d.payments
     scored = d.outcome == SCORED
     offsets = integers(d.offsets)
     identity = [constant(f"{d.topic}-{d.partition}-".encode(), n), offsets]
-    reasons = [b"[]"] * 1 + [json.dumps(reason_codes(d.reasons[row])).encode() for row in explained(d)]
+    with_reasons = explained(d)
+    reasons = [b"[]", *(json.dumps(reason_codes(d.reasons[row])).encode() for row in with_reasons)]
     reason_code = np.zeros(n, np.int64)
-    reason_code[explained(d)] = np.arange(1, len(reasons))
+    reason_code[with_reasons] = np.arange(1, len(reasons))
     unscored = np.minimum(d.unscored, len(UNSCORED_REASONS))
     head = f'","revision":{REVISION},"ingested_at":"'.encode()
 
@@ -115,7 +115,7 @@ def decision_messages(d: Decisions, rows: npt.NDArray[np.int64] | None = None) -
         *_field("processed_at", [constant(json.dumps(_text(d.processed)).encode(), n)], n),
         constant(b"}", n),
     ]  # fmt: skip
-    return _messages(identity, fields, rows)
+    return _messages(identity, fields)
 
 
 def _choice_bool(values: npt.NDArray[np.bool_]) -> list[Column]:
@@ -126,10 +126,7 @@ def _text(micros: int) -> str:
     return moment(micros).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _messages(identity: list[Column], fields: list[Column], rows: npt.NDArray[np.int64] | None) -> list[Message]:
-    if rows is not None:
-        identity = [take(column, rows) for column in identity]
-        fields = [take(column, rows) for column in fields]
+def _messages(identity: list[Column], fields: list[Column]) -> list[Message]:
     keys, key_ends = join(identity, framed=False)
     values, value_ends = join(fields, framed=False)
     key_bytes, value_bytes = keys.tobytes(), values.tobytes()

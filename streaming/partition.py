@@ -309,8 +309,9 @@ class Road:
         if not done.records:
             return True
         try:
-            self._publisher.send(DECISIONS, done.partition, decision_messages(d))
-            self._publisher.send(ALERTS, done.partition, decision_messages(d, alert_rows(d)))
+            messages = decision_messages(d)
+            self._publisher.send(DECISIONS, done.partition, messages)
+            self._publisher.send(ALERTS, done.partition, [messages[row] for row in alert_rows(d)])
             self._publisher.send(
                 DEAD_LETTERS,
                 done.partition,

@@ -67,7 +67,8 @@ def test_every_decision_fulfils_its_contract_and_says_what_was_paid() -> None:
 
 def test_every_alert_fulfils_its_contract() -> None:
     decisions = decided(parsed(GOOD).payments)
-    alerts = decision_messages(decisions, alert_rows(decisions))
+    messages = decision_messages(decisions)
+    alerts = [messages[row] for row in alert_rows(decisions)]
     assert len(alerts) > 5
     for alert in alerts:
         validator("alerts").validate(json.loads(alert.value))
