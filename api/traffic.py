@@ -35,18 +35,27 @@ class Traffic:
         scope["vigil.request_id"] = identity
         started = time.perf_counter()
         status = 500  # what a client sees when nothing was sent
+        recorded = False
+
+        def record() -> None:
+            nonlocal recorded
+            if not recorded:
+                recorded = True
+                self._record(scope, identity, status, time.perf_counter() - started)
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)[REQUEST_ID] = identity
+            elif not message.get("more_body", False):
+                record()  # before the last bytes leave: who has the answer finds its line and its count
             await send(message)
 
         try:
             await self._app(scope, receive, watched)
         finally:
-            self._record(scope, identity, status, time.perf_counter() - started)
+            record()
 
     def _record(self, scope: Scope, identity: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", NO_ROUTE)
