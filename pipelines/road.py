@@ -13,6 +13,7 @@ from feature_repo.settings import Settings
 
 ANSWER_S = 10.0
 ALIAS = "decisions"
+SETTLE_POLL_S = 1.0  # each look makes Elasticsearch refresh
 
 
 def log_ends(settings: Settings, topic: str) -> dict[int, int]:
@@ -89,8 +90,9 @@ def outcomes_since(settings: Settings, start: float) -> Counts:
 
 
 def decisions(settings: Settings) -> int:
+    """Decisions as the ledger counted them, commit by commit: the table itself takes seconds to count."""
     with psycopg2.connect(settings.postgres_reader_dsn) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT count(DISTINCT (kafka_partition, kafka_offset)) FROM decisions")
+        cursor.execute("SELECT coalesce(sum(scored + unscored + duplicates), 0) FROM ledger_ranges")
         row = cursor.fetchone()
         return int(row[0]) if row else 0
 
@@ -133,4 +135,4 @@ def settle(
         settled = Settled(left, missing)
         if (settled.complete and lag(settings) == 0) or clock() > deadline:
             return settled
-        sleep(0.5)
+        sleep(SETTLE_POLL_S)

@@ -1,18 +1,23 @@
 """Columns of bytes: how rows leave the process without ever being Python objects.
 
 A `Column` says where the bytes of each row's field lie. Laying the fields of many columns row by row
-beside each other (`join`) makes PostgreSQL's binary COPY format with a length before each field, and a
-stream of JSON documents without.
+beside each other (`join`), with bytes that are the same in every row between them, makes JSON documents
+and PostgreSQL's binary COPY format.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from feature_repo import words
+from feature_repo.compiled import entry, source_stamp
 from feature_repo.hashing import text_buffers
+from feature_repo.words import load8, store8
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -22,11 +27,15 @@ NULL = -1  # as a length: the field is absent
 
 @dataclass(frozen=True)
 class Column:
-    """Row i's bytes are data[starts[i] : starts[i] + lengths[i]]; a length of NULL is SQL's null."""
+    """Row i's bytes are data[starts[i] : starts[i] + lengths[i]]; a length of NULL is SQL's null.
+
+    A `framed` column is one field of COPY's binary format: `join` writes its length before it.
+    """
 
     data: Bytes
     starts: Ints
     lengths: Ints
+    framed: bool = False
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -51,156 +60,26 @@ def fixed(matrix: npt.NDArray[np.generic], present: npt.NDArray[np.bool_] | None
     return Column(data, np.arange(n, dtype=np.int64) * width, lengths)
 
 
-def constant(value: bytes | None, n: int) -> Column:
-    """The same bytes in every row, or null in every row."""
-    data = np.frombuffer(value or b"\0", np.uint8)
-    length = NULL if value is None else len(value)
-    return Column(data, np.zeros(n, np.int64), np.full(n, length, np.int64))
-
-
-def coded(table: list[bytes | None], codes: npt.NDArray[np.integer]) -> Column:
-    """Row i's bytes are table[codes[i]]; None in the table is null."""
-    sizes = np.array([0 if entry is None else len(entry) for entry in table], np.int64)
-    data = np.frombuffer(b"".join(entry or b"" for entry in table) or b"\0", np.uint8)
+def coded(table: Sequence[bytes], codes: npt.NDArray[np.integer]) -> Column:
+    """Row i's bytes are table[codes[i]]."""
+    sizes = np.array([len(text) for text in table], np.int64)
+    data = np.frombuffer(b"".join(table) or b"\0", np.uint8)
     starts = np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.int64)
-    lengths = np.where([entry is None for entry in table], NULL, sizes).astype(np.int64)
-    at = codes.astype(np.int64)
-    return Column(data, starts[at], lengths[at])
+    return Column(data, starts[codes], sizes[codes])
 
 
-def take(column: Column, rows: Ints) -> Column:
-    return Column(column.data, column.starts[rows], column.lengths[rows])
+def framed(column: Column) -> Column:
+    return replace(column, framed=True)
 
 
-# ---- text and binary forms of numbers -------------------------------------------------------------------
-
-
-@numba.njit(inline="always")
-def _digits(line: Bytes, at: int, value: int, width: int) -> int:
-    """`value` in decimal, zero-padded to at least `width` digits; returns the position after it."""
-    size = 1
-    bound = np.int64(10)
-    while size < 19 and value >= bound:
-        size += 1
-        bound *= 10
-    size = max(size, width)
-    for position in range(size - 1, -1, -1):
-        line[at + position] = 48 + value % 10
-        value //= 10
-    return at + size
-
-
-def _scaled(values: npt.NDArray[np.float64], places: int) -> Ints:
-    """values * 10**places as integers; whole and fraction apart, as their product would pass 2**53."""
-    whole = np.floor(values)
-    return whole.astype(np.int64) * 10**places + np.round((values - whole) * 10**places).astype(np.int64)
-
-
-@numba.njit(cache=True, nogil=True)
-def _decimals(scaled: Ints, decimals: int, out: npt.NDArray[np.uint8], lengths: Ints) -> None:
-    unit = np.int64(10) ** decimals
-    for row in range(scaled.shape[0]):
-        if lengths[row] < 0:
-            continue
-        line = out[row]
-        at = _digits(line, 0, scaled[row] // unit, 1)
-        line[at] = 46
-        at = _digits(line, at + 1, scaled[row] % unit, decimals)
-        while line[at - 1] == 48 and line[at - 2] != 46:
-            at -= 1
-        lengths[row] = at
-
-
-def decimals(values: npt.NDArray[np.floating], places: int, present: npt.NDArray[np.bool_] | None = None) -> Column:
-    """Non-negative numbers as decimal text with at most `places` decimals and at least one: 1500.0."""
-    n = len(values)
-    lengths = np.zeros(n, np.int64)
-    if present is not None:
-        lengths[~present] = NULL
-    scaled = _scaled(np.nan_to_num(values).astype(np.float64), places)
-    out = np.empty((n, 24), np.uint8)
-    _decimals(scaled, places, out, lengths)
-    return Column(out.reshape(-1), np.arange(n, dtype=np.int64) * 24, lengths)
-
-
-@numba.njit(cache=True, nogil=True)
-def _integers(values: Ints, out: npt.NDArray[np.uint8], lengths: Ints) -> None:
-    for row in range(values.shape[0]):
-        lengths[row] = _digits(out[row], 0, values[row], 1)
-
-
-def integers(values: npt.NDArray[np.integer]) -> Column:
-    """Non-negative integers as decimal text."""
-    n = len(values)
-    out, lengths = np.empty((n, 20), np.uint8), np.empty(n, np.int64)
-    _integers(values.astype(np.int64), out, lengths)
-    return Column(out.reshape(-1), np.arange(n, dtype=np.int64) * 20, lengths)
-
-
-@numba.njit(cache=True, nogil=True)
-def _timestamps(micros: Ints, out: npt.NDArray[np.uint8]) -> None:
-    for row in range(micros.shape[0]):
-        day = micros[row] // 86_400_000_000
-        rest = micros[row] - day * 86_400_000_000
-        # civil date from days since 1970 (Hinnant, chrono-compatible low-level date algorithms)
-        z = day + 719_468
-        era = z // 146_097
-        doe = z - era * 146_097
-        yoe = (doe - doe // 1_460 + doe // 36_524 - doe // 146_096) // 365
-        doy = doe - (365 * yoe + yoe // 4 - yoe // 100)
-        mp = (5 * doy + 2) // 153
-        month = mp + 3 if mp < 10 else mp - 9
-        line = out[row]
-        _digits(line, 0, yoe + era * 400 + (1 if month <= 2 else 0), 4)
-        line[4] = line[7] = 45
-        _digits(line, 5, month, 2)
-        _digits(line, 8, doy - (153 * mp + 2) // 5 + 1, 2)
-        line[10] = 84
-        second = rest // 1_000_000
-        _digits(line, 11, second // 3_600, 2)
-        line[13] = line[16] = 58
-        _digits(line, 14, second // 60 % 60, 2)
-        _digits(line, 17, second % 60, 2)
-        line[19] = 46
-        _digits(line, 20, rest % 1_000_000, 6)
-        line[26] = 90
-
-
-def timestamps(micros: Ints) -> Column:
-    """Microseconds since 1970 as RFC 3339 text, always with six decimals and Z. Years 0 to 9999."""
-    out = np.empty((len(micros), 27), np.uint8)
-    _timestamps(micros, out)
-    return fixed(out)
-
-
-@numba.njit(cache=True, nogil=True)
-def _numerics(scaled: Ints, out: npt.NDArray[np.uint8], lengths: Ints) -> None:
-    for row in range(scaled.shape[0]):
-        line = out[row]
-        value = scaled[row]
-        groups = 0
-        rest = value
-        while rest > 0:
-            groups += 1
-            rest //= 10_000
-        line[0], line[1] = 0, groups
-        weight = groups - 2 if groups else 0  # the last group holds the four decimals
-        line[2], line[3] = (weight >> 8) & 0xFF, weight & 0xFF
-        line[4] = line[5] = line[6] = 0
-        line[7] = 4
-        for group in range(groups - 1, -1, -1):
-            digit = value % 10_000
-            value //= 10_000
-            line[8 + 2 * group], line[9 + 2 * group] = digit >> 8, digit & 0xFF
-        lengths[row] = 8 + 2 * groups
-
-
-def numerics(values: npt.NDArray[np.float64]) -> Column:
-    """Non-negative amounts with at most four decimals in PostgreSQL's binary numeric format."""
-    n = len(values)
-    out, lengths = np.empty((n, 20), np.uint8), np.empty(n, np.int64)
-    _numerics(_scaled(values, 4), out, lengths)
-    return Column(out.reshape(-1), np.arange(n, dtype=np.int64) * 20, lengths)
+def or_else(column: Column, text: bytes) -> Column:
+    """The column with `text` where it is null."""
+    absent = column.lengths < 0
+    if not absent.any():
+        return column
+    data = np.concatenate([column.data, np.frombuffer(text, np.uint8)])
+    starts, lengths = np.where(absent, column.data.size, column.starts), np.where(absent, len(text), column.lengths)
+    return replace(column, data=data, starts=starts, lengths=lengths)
 
 
 # ---- text inside JSON ---------------------------------------------------------------------------------
@@ -253,47 +132,74 @@ def json_text(column: Column) -> Column:
 
 # ---- rows ---------------------------------------------------------------------------------------------
 
-
-@numba.njit(cache=True, nogil=True)
-def _join(
-    data: Bytes,
-    starts: npt.NDArray[np.int64],
-    lengths: npt.NDArray[np.int64],
-    framed: bool,
-    out: Bytes,
-    ends: Ints,
-) -> None:
-    fields, n = starts.shape
-    to = 0
-    for row in range(n):
-        if framed:
-            out[to], out[to + 1] = 0, fields
-            to += 2
-        for field in range(fields):
-            size = lengths[field, row]
-            if framed:
-                for shift in range(4):
-                    out[to + shift] = (size >> (24 - 8 * shift)) & 0xFF
-                to += 4
-            at = starts[field, row]
-            for byte in range(size):
-                out[to + byte] = data[at + byte]
-            to += max(size, 0)
-        ends[row] = to
+SLACK = 8  # bytes behind every buffer that is copied eight bytes at a time
 
 
-def join(columns: list[Column], *, framed: bool) -> tuple[Bytes, Ints]:
-    """Fields of each row beside each other; returns the bytes and where each row ends.
+def _compiled_join(stamp: str) -> Callable[..., None]:
+    @entry
+    def join_rows(
+        data: Bytes, starts: Ints, lengths: Ints, framed: Bytes, literals: Bytes, literal_ends: Ints, order: Ints,
+        out: Bytes, ends: Ints,
+    ) -> None:  # fmt: skip
+        stamp  # noqa: B018 - makes it part of the closure, see compiled.py
+        fields = starts.shape[0]
+        to = 0
+        for place in range(order.shape[0]):
+            row = order[place]
+            for field in range(fields + 1):
+                at = literal_ends[field]
+                size = literal_ends[field + 1] - at
+                for byte in range(0, size, 8):
+                    store8(out, to + byte, load8(literals, at + byte))
+                to += size
+                if field == fields:
+                    break
+                size = lengths[field, row]
+                if framed[field]:
+                    for shift in range(4):
+                        out[to + shift] = (size >> (24 - 8 * shift)) & 0xFF
+                    to += 4
+                at = starts[field, row]
+                for byte in range(0, size, 8):
+                    store8(out, to + byte, load8(data, at + byte))
+                to += max(size, 0)
+            ends[place] = to
 
-    `framed` puts PostgreSQL's field count before a row and a length before a field (COPY binary, without
-    the file's header and trailer); without it an absent field is simply nothing.
+    return join_rows
+
+
+@cache
+def _join_rows() -> Callable[..., None]:
+    return _compiled_join(source_stamp(words))
+
+
+def join(parts: Sequence[Column | bytes], order: Ints | None = None) -> tuple[Bytes, Ints]:
+    """Fields of each row beside each other, rows in `order`; returns the bytes and where each row ends.
+
+    `parts` are columns of equal length, at least one, and bytes that are the same in every row. A null
+    field that is not framed is simply nothing.
     """
+    columns = [part for part in parts if isinstance(part, Column)]
+    literals = [b""]
+    for part in parts:
+        if isinstance(part, Column):
+            literals.append(b"")
+        else:
+            literals[-1] += part
     n = len(columns[0])
-    bases = np.concatenate(([0], np.cumsum([column.data.size for column in columns])[:-1]))
-    data = np.concatenate([column.data for column in columns])
-    starts = np.stack([column.starts + base for column, base in zip(columns, bases, strict=True)])
-    lengths = np.stack([column.lengths for column in columns])
-    total = int(np.maximum(lengths, 0).sum()) + ((4 * len(columns) + 2) * n if framed else 0)
-    out, ends = np.empty(total, np.uint8), np.empty(n, np.int64)
-    _join(data, starts, lengths, framed, out, ends)
-    return out, ends
+    buffers = [column.data for column in columns]
+    bases = np.concatenate(([0], np.cumsum([buffer.size for buffer in buffers])))
+    starts, lengths = np.empty((len(columns), n), np.int64), np.empty((len(columns), n), np.int64)
+    for field, column in enumerate(columns):
+        np.add(column.starts, bases[field], out=starts[field])
+        lengths[field] = column.lengths
+    framed = np.array([column.framed for column in columns], np.uint8)
+    between = b"".join(literals)
+    total = int(np.maximum(lengths, 0).sum()) + (len(between) + 4 * int(framed.sum())) * n
+    out, ends = np.empty(total + SLACK, np.uint8), np.empty(n, np.int64)
+    _join_rows()(
+        np.concatenate([*buffers, np.zeros(SLACK, np.uint8)]), starts, lengths, framed,
+        np.frombuffer(bytearray(between + bytes(SLACK)), np.uint8), np.cumsum([0, 0, *map(len, literals)])[1:],
+        np.arange(n) if order is None else order, out, ends,
+    )  # fmt: skip
+    return out[:total], ends

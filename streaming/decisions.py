@@ -6,10 +6,15 @@ take in PostgreSQL and on Kafka are in `rows` and `documents`.
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from feature_repo.features import REASONS
+from serving.decision import DECISIONS
+from serving.wire import NO_REASON
 
 OUTCOMES: tuple[str, ...] = ("scored", "unscored", "duplicate")
 SCORED, UNSCORED, DUPLICATE = range(3)
@@ -20,6 +25,19 @@ MODEL_DOWN, FEATURE_SET_MISMATCH, CURRENCY_UNSUPPORTED = range(3)
 NOT_UNSCORED = 255
 
 REVISION = 1  # what the stream decides; backfill appends higher ones
+
+
+class Verdict(NamedTuple):
+    """What was decided about a payment, score apart: so few differ that each is written out once."""
+
+    outcome: str
+    unscored_reason: str | None
+    is_anomaly: bool | None  # None without a score, as the next three
+    anomaly_reasons: tuple[str, ...] | None  # strongest first; None as well for what was simply approved
+    decision: str | None  # None for a duplicate
+    model_version: str | None
+    feature_set_id: str | None
+    late: bool
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,38 @@ class Decisions:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    @property
+    def explained(self) -> npt.NDArray[np.bool_]:
+        """Rows that carry reasons: scored ones that were not simply approved."""
+        return (self.outcome == SCORED) & ((self.decision != 0) | self.is_anomaly)
+
+    def verdicts(self) -> tuple[list[Verdict], npt.NDArray[np.int64]]:
+        """The verdicts that differ, and the position among them of each payment's."""
+        explained = self.explained
+        reasons = np.ascontiguousarray(np.where(explained[:, None], self.reasons, NO_REASON).astype(np.uint8))
+        key = reasons.view("<u4").reshape(-1).astype(np.int64)
+        for values, bits in (
+            (self.outcome, 2), (self.unscored, 8), (self.is_anomaly, 1), (self.decision, 2), (self.late, 1),
+            (explained, 1),
+        ):  # fmt: skip
+            key = key << bits | values
+        _, first, codes = np.unique(key, return_index=True, return_inverse=True)
+        return [self._verdict(row) for row in first.tolist()], codes
+
+    def _verdict(self, row: int) -> Verdict:
+        scored, unscored = self.outcome[row] == SCORED, int(self.unscored[row])
+        reasons = tuple(REASONS[code].value for code in self.reasons[row] if code != NO_REASON)
+        return Verdict(
+            outcome=OUTCOMES[self.outcome[row]],
+            unscored_reason=None if unscored == NOT_UNSCORED else UNSCORED_REASONS[unscored],
+            is_anomaly=bool(self.is_anomaly[row]) if scored else None,
+            anomaly_reasons=reasons if self.explained[row] else None,
+            decision=None if self.outcome[row] == DUPLICATE else DECISIONS[self.decision[row]],
+            model_version=self.model_version if scored else None,
+            feature_set_id=self.feature_set_id if scored else None,
+            late=bool(self.late[row]),
+        )
 
 
 @dataclass(frozen=True)

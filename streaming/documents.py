@@ -5,136 +5,83 @@ contract is `feature_repo/contracts/decisions.schema.json`.
 """
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from serving.decision import DECISIONS
-from streaming.columns import (
-    Column,
-    coded,
-    constant,
-    decimals,
-    integers,
-    join,
-    json_text,
-    texts,
-    timestamps,
-)
-from streaming.decisions import (
-    DUPLICATE,
-    OUTCOMES,
-    REVISION,
-    SCORED,
-    UNSCORED_REASONS,
-    DeadLetter,
-    Decisions,
-    decision_id,
-    moment,
-)
-from streaming.rows import explained, reason_codes
+from streaming.columns import Column, coded, join, json_text, or_else, texts
+from streaming.decisions import REVISION, SCORED, DeadLetter, Decisions, Verdict, decision_id, moment
+from streaming.numerals import decimals, integers, timestamps
 
+HEAD = b'{"decision_id":"'
 SCORE_DECIMALS = 6
 
 
-@dataclass(frozen=True)
-class Message:
-    """One message as it goes to Kafka."""
+class Message(TypedDict):
+    """One message as it goes to Kafka, in the form its client takes."""
 
     key: bytes
     value: bytes
 
 
-def _quoted(column: Column) -> list[Column]:
-    """A text column between quotes, `null` where it is absent."""
-    quote = coded([b'"', b"null"], (column.lengths < 0).astype(np.int64))
-    close = coded([b'"', b""], (column.lengths < 0).astype(np.int64))
-    return [quote, column, close]
-
-
-def _number(column: Column) -> list[Column]:
-    return [column, coded([b"", b"null"], (column.lengths < 0).astype(np.int64))]
-
-
-def _field(name: str, value: list[Column], n: int) -> list[Column]:
-    return [constant(f',"{name}":'.encode(), n), *value]
-
-
-def _choice(options: list[str | None], codes: npt.NDArray[np.integer]) -> list[Column]:
-    """A column of few distinct values, each written as JSON once."""
-    return [coded([json.dumps(option).encode() for option in options], codes)]
-
-
 def decision_messages(d: Decisions) -> list[Message]:
     """One message per decision, in log order."""
-    n = len(d)
-    if n == 0:
+    if not len(d):
         return []
-    p = d.payments
-    scored = d.outcome == SCORED
-    offsets = integers(d.offsets)
-    identity = [constant(f"{d.topic}-{d.partition}-".encode(), n), offsets]
-    with_reasons = explained(d)
-    reasons = [b"[]", *(json.dumps(reason_codes(d.reasons[row])).encode() for row in with_reasons)]
-    reason_code = np.zeros(n, np.int64)
-    reason_code[with_reasons] = np.arange(1, len(reasons))
-    unscored = np.minimum(d.unscored, len(UNSCORED_REASONS))
-    head = f'","revision":{REVISION},"ingested_at":"'.encode()
+    p, offsets = d.payments, integers(d.offsets)
+    verdicts, codes = d.verdicts()
+    identity = f"{d.topic}-{d.partition}-".encode()
 
-    def text(name: str) -> list[Column]:
-        return _quoted(json_text(texts(p.column(name))))
+    def text(name: str) -> Column:
+        return json_text(texts(p.column(name)))
 
-    fields: list[Column] = [
-        constant(b'{"decision_id":"', n), *identity,
-        constant(head, n), timestamps(d.ingested), constant(b'"', n),
-        *_field("kafka_topic", [constant(json.dumps(d.topic).encode(), n)], n),
-        *_field("kafka_partition", [constant(str(d.partition).encode(), n)], n),
-        *_field("kafka_offset", [offsets], n),
-        *_field("transaction_id", text("transaction_id"), n),
-        *_field("user_id", text("user_id"), n),
-        *_field("amount", [decimals(p.column("amount").to_numpy(), 4)], n),
-        *_field("currency", _quoted(json_text(texts(p.column("currency").fill_null(d.currency)))), n),
-        *_field("event_time", _quoted(timestamps(p.column("event_time").cast(pa.int64()).to_numpy())), n),
-        *_field("merchant", text("merchant"), n),
-        *_field("location", text("location"), n),
-        *_field("payment_method", text("payment_method"), n),
-        *_field("outcome", _choice(list(OUTCOMES), d.outcome), n),
-        *_field("unscored_reason", _choice([*UNSCORED_REASONS, None], unscored), n),
-        *_field("anomaly_score", _number(decimals(d.scores, SCORE_DECIMALS, scored)), n),
-        *_field("is_anomaly", [coded([b"false", b"true", b"null"], np.where(scored, d.is_anomaly, 2))], n),
-        *_field("anomaly_reasons", [coded([*reasons], reason_code)], n),
-        *_field("decision", _choice([*DECISIONS, None],
-                                    np.where(d.outcome != DUPLICATE, d.decision, len(DECISIONS))), n),
-        *_field("model_version", _choice([d.model_version, None], np.where(scored, 0, 1)), n),
-        *_field("feature_set_id", _choice([d.feature_set_id, None], np.where(scored, 0, 1)), n),
-        *_field("ruleset_version", [constant(json.dumps(d.ruleset).encode(), n)], n),
-        *_field("late", _choice_bool(d.late), n),
-        *_field("processed_at", [constant(json.dumps(_text(d.processed)).encode(), n)], n),
-        constant(b"}", n),
-    ]  # fmt: skip
-    return _messages(identity, fields)
+    values, ends = join(
+        [
+            HEAD + identity, offsets,
+            f'","revision":{REVISION},"ingested_at":"'.encode(), timestamps(d.ingested),
+            f'","kafka_topic":{json.dumps(d.topic)},"kafka_partition":{d.partition},"kafka_offset":'.encode(), offsets,
+            b',"transaction_id":"', text("transaction_id"),
+            b'","user_id":"', text("user_id"),
+            b'","amount":', decimals(p.column("amount").to_numpy(), 4),
+            b',"currency":"', _currency(p.column("currency"), d.currency),
+            b'","event_time":"', timestamps(p.column("event_time").cast(pa.int64()).to_numpy()),
+            b'","merchant":"', text("merchant"),
+            b'","location":"', text("location"),
+            b'","payment_method":"', text("payment_method"),
+            b'","anomaly_score":', or_else(decimals(d.scores, SCORE_DECIMALS, d.outcome == SCORED), b"null"),
+            b",", coded([_verdict(verdict) for verdict in verdicts], codes),
+            f',"ruleset_version":{json.dumps(d.ruleset)},"processed_at":"{_text(d.processed)}"}}'.encode(),
+        ]
+    )  # fmt: skip
+    key_ends = len(HEAD) + len(identity) + offsets.lengths
+    return _messages(values.tobytes(), ends.tolist(), key_ends.tolist())
 
 
-def _choice_bool(values: npt.NDArray[np.bool_]) -> list[Column]:
-    return [coded([b"false", b"true"], values.astype(np.int64))]
+def _currency(column: pa.Array, default: str) -> Column | bytes:
+    if column.null_count == len(column):
+        return default.encode()
+    return json_text(texts(column.fill_null(default)))
+
+
+def _verdict(verdict: Verdict) -> bytes:
+    """The verdict's fields as they stand within a JSON object."""
+    fields = verdict._asdict() | {"anomaly_reasons": verdict.anomaly_reasons or ()}
+    return json.dumps(fields, separators=(",", ":"))[1:-1].encode()
 
 
 def _text(micros: int) -> str:
     return moment(micros).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _messages(identity: list[Column], fields: list[Column]) -> list[Message]:
-    keys, key_ends = join(identity, framed=False)
-    values, value_ends = join(fields, framed=False)
-    key_bytes, value_bytes = keys.tobytes(), values.tobytes()
-    messages = []
-    key_at = value_at = 0
-    for key_end, value_end in zip(key_ends.tolist(), value_ends.tolist(), strict=True):
-        messages.append(Message(key_bytes[key_at:key_end], value_bytes[value_at:value_end]))
-        key_at, value_at = key_end, value_end
+def _messages(content: bytes, ends: list[int], key_ends: list[int]) -> list[Message]:
+    """Documents that lie one behind the other, and how far from each one's start its id reaches."""
+    messages: list[Message] = []
+    start, head = 0, len(HEAD)
+    for end, key_end in zip(ends, key_ends, strict=True):
+        messages.append({"key": content[start + head : start + key_end], "value": content[start:end]})
+        start = end
     return messages
 
 
@@ -158,4 +105,4 @@ def dead_letter_message(topic: str, partition: int, processed: int, letter: Dead
         "ingested_at": _text(letter.ingested),
         "processed_at": _text(processed),
     }
-    return Message(identity.encode(), json.dumps(document, ensure_ascii=False).encode())
+    return {"key": identity.encode(), "value": json.dumps(document, ensure_ascii=False).encode()}

@@ -42,9 +42,7 @@ class Publisher:
 
     def send(self, topic: str, partition: int, messages: list[Message]) -> None:
         """Queue messages for one partition, in order."""
-        if not messages:
-            return
-        batch: list[dict[str, Any]] = [{"key": m.key, "value": m.value} for m in messages]
+        batch: list[Any] = list(messages)
         while batch:
             try:
                 self._producer.produce_batch(topic, batch, partition=partition, on_delivery=self._delivered)
@@ -52,7 +50,7 @@ class Publisher:
                 pass  # some are queued, the others carry _error
             except KafkaException as error:
                 raise self._down(str(error)) from error
-            batch = [{"key": m["key"], "value": m["value"]} for m in batch if "_error" in m]
+            batch = [message for message in batch if message.pop("_error", None) is not None]
             if batch:
                 self._producer.poll(0.1)
 

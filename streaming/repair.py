@@ -24,8 +24,8 @@ UNPUBLISHED = """
 # By id, which is made of partition and offset and has a small index of its own.
 DECIDED = """
     SELECT revision, ingested_at, kafka_topic, kafka_partition, kafka_offset, transaction_id, user_id, amount,
-        currency, event_time, merchant, location, payment_method, outcome, unscored_reason, anomaly_score,
-        is_anomaly, anomaly_reasons, decision, model_version, feature_set_id, ruleset_version, late, processed_at
+        currency, event_time, merchant, location, payment_method, anomaly_score, outcome, unscored_reason,
+        is_anomaly, anomaly_reasons, decision, model_version, feature_set_id, late, ruleset_version, processed_at
     FROM decisions
     WHERE id >= %s AND id < %s AND kafka_topic = %s AND revision = %s
     ORDER BY kafka_offset
@@ -86,7 +86,10 @@ def decision_message(row: dict[str, Any]) -> Message:
             document[name] = value or []
         else:
             document[name] = value
-    return Message(identity.encode(), json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
+    return {
+        "key": identity.encode(),
+        "value": json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(),
+    }
 
 
 def _letter(row: tuple[Any, ...]) -> tuple[DeadLetter, int]:

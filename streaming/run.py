@@ -14,7 +14,7 @@ import redis
 from feature_repo.errors import AlreadyRunning, BadConfiguration, DependencyDown
 from feature_repo.settings import Settings
 from streaming.job import Batch, Job, session, start
-from streaming.task import warm
+from streaming.warm import warm
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ Errors of ours travel as that row, not as exceptions: Spark would turn them into
 driver could no longer tell a store that is away from a broken promise.
 """
 
-import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,14 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from feature_repo import errors, kernel, parser, state
+from feature_repo import errors
 from feature_repo.errors import DependencyDown, VigilError
-from feature_repo.hashing import events_of, partitions_of
 from feature_repo.settings import Settings
 from serving.client import ModelClient
 from streaming.ledger import Ledger
 from streaming.partition import Road, Taken
-from streaming.publish import ORIGIN_HEADER, Publisher
+from streaming.publish import Publisher
 from streaming.records import Records
 from streaming.scoring import Pin, Scorer
 from streaming.states import StateStore
@@ -113,15 +111,13 @@ class TaskResult:
 @lru_cache(maxsize=1)
 def _road(settings: Settings) -> Road:
     """This worker's connections, kept between tasks."""
-    road = Road(
+    return Road(
         settings,
         Ledger(settings.postgres_dsn, settings.topic),
         StateStore(settings.redis_url),
         Publisher(settings.kafka_bootstrap),
         Scorer(ModelClient(settings.serving_url, settings.model_timeout_s), settings.score_chunk_rows),
     )
-    gc.freeze()  # pyspark collects garbage after every task: 0.1 s over everything imported, measured 2026-10
-    return road
 
 
 def run_task(
@@ -154,25 +150,5 @@ def _records(table: pa.Table) -> Records:
         offsets=offsets,
         values=batch.column("value"),
         ingested=batch.column("timestamp").cast(pa.int64()).to_numpy(),
-        moved=_moved(batch.column("headers")),
+        moved=batch.column("moved").fill_null(False).to_numpy(zero_copy_only=False),
     )
-
-
-def _moved(headers: pa.Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which records carry our header. Hardly any has headers at all."""
-    moved = np.zeros(len(headers), np.bool_)
-    for row in np.flatnonzero(headers.is_valid().to_numpy(zero_copy_only=False)).tolist():
-        moved[row] = any(header["key"] == ORIGIN_HEADER for header in headers[row].as_py())
-    return moved
-
-
-def warm() -> None:
-    """Compile what a task runs, into numba's cache on disk, before the first worker needs it."""
-    parser.warm()
-    payment = parser.parse_one(parser.SAMPLE, 0, parser.ParseOptions(future_tolerance_us=2**62))
-    events = events_of(payment)
-    states = state.empty(events.user)
-    kernel.fold(states, np.zeros(1, np.int64), events, 0, np.zeros(1, np.int64))
-    state.seal(states)
-    state.check(states, events.user)
-    partitions_of(payment.column("user_id"), 1)

@@ -12,8 +12,12 @@ ALIAS = "decisions"
 TIMEOUT_S = 5.0
 POSITIONS = ("merchant", "location")  # fields indexed with word positions, which phrases need
 
-# Newest first, as in the list; the id makes the order total.
-SORT = [{"event_time": {"order": "desc", "format": "strict_date_optional_time_nanos"}}, {"decision_id": "desc"}]
+# Newest first, as in the list; where a payment lay in Kafka makes the order total.
+SORT = [
+    {"event_time": {"order": "desc", "format": "strict_date_optional_time_nanos"}},
+    {"kafka_partition": "desc"},
+    {"kafka_offset": "desc"},
+]
 
 
 class SearchRepository:

@@ -110,8 +110,8 @@ def locked(path: Path, *, wait: bool = False, what: str = "another command") -> 
         yield
 
 
-def stack_env(ports: Ports, secrets: dict[str, str]) -> str:
-    """The `VIGIL_*` lines every command reads: addresses, and the roles' passwords inside their DSNs."""
+def stack_env(ports: Ports, secrets: dict[str, str], partitions: int) -> str:
+    """The `VIGIL_*` lines every command reads: addresses, the roles' passwords inside their DSNs, partitions."""
 
     def dsn(role: str) -> str:
         return f"postgresql://{role}:{secrets[role]}@{HOST}:{ports['postgres']}/vigil"
@@ -127,6 +127,7 @@ def stack_env(ports: Ports, secrets: dict[str, str]) -> str:
         "SERVING_URL": f"http://{HOST}:{ports['serving']}",
         "API_URL": f"http://{HOST}:{ports['api']}",
         "SPARK_UI_PORT": str(ports["spark_ui"]),
+        "PARTITIONS": str(partitions),
     }
     lines = "".join(f"VIGIL_{name}={value}\n" for name, value in values.items())
     return "# Written by `vigil up`; holds passwords, keep it to yourself.\n" + lines

@@ -30,6 +30,7 @@ Progress = Callable[[str, str, str], None]
 
 TOO_MANY_CRASHES = 3
 DOWN_TIMEOUT_S = 150.0
+LEAST_PARTITIONS = 2  # so that what holds between partitions shows on one core as well
 
 
 def silent(name: str, state: str, detail: str) -> None:
@@ -130,8 +131,15 @@ class Stack:
         for one in taken:
             progress("ports", "taken", str(one))
         self.files.write_ports(chosen)
-        files.replace(self.files.stack_env, files.stack_env(chosen, self.files.secrets()))
+        environment = files.stack_env(chosen, self.files.secrets(), self._partitions())
+        files.replace(self.files.stack_env, environment)
         self.settings = configuration.load(home=self.settings.home)
+
+    def _partitions(self) -> int:
+        """Of the payments topic: as set, or as the first start chose. A task takes a partition, a core a task."""
+        if "partitions" in self.settings.model_fields_set:
+            return self.settings.partitions
+        return max(LEAST_PARTITIONS, psutil.cpu_count() or 1)
 
     def _start_supervisor(self) -> None:
         self.files.change_wanted(dict.clear)

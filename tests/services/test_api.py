@@ -315,8 +315,9 @@ def indexed(stack: Settings, api: httpx.Client) -> list[Row]:
 
 
 def searched(rows: list[Row]) -> list[str]:
-    """Newest first; within one moment by decision id, as the index sorts text."""
-    ordered = sorted(rows, key=lambda row: (row["event_time"], document(row)["decision_id"]), reverse=True)
+    """Newest first; within one moment by place in Kafka."""
+    place = ("event_time", "kafka_partition", "kafka_offset")
+    ordered = sorted(rows, key=lambda row: tuple(row[name] for name in place), reverse=True)
     return [row["transaction_id"] for row in ordered]
 
 

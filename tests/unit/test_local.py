@@ -156,10 +156,11 @@ def test_the_stack_file_is_what_settings_read(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "run").mkdir()
     chosen = {name: 20_000 + i for i, name in enumerate(ports.DEFAULTS)}
     secrets = files.Files(tmp_path).secrets()
-    files.replace(tmp_path / "stack.env", files.stack_env(chosen, secrets))
+    files.replace(tmp_path / "stack.env", files.stack_env(chosen, secrets, 3))
     found = configuration.load(home=tmp_path)
     assert found.kafka_bootstrap == f"127.0.0.1:{chosen['kafka']}"
     assert found.spark_ui_port == chosen["spark_ui"]
+    assert found.partitions == 3
     assert secrets["vigil_reader"] in found.postgres_reader_dsn
 
 

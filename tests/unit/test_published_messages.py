@@ -56,10 +56,10 @@ def test_every_decision_fulfils_its_contract_and_says_what_was_paid() -> None:
     assert len(messages) == len(GOOD)
     contract = validator("decisions")
     for message, payment in zip(messages, decisions.payments.to_pylist(), strict=True):
-        document = json.loads(message.value)
+        document = json.loads(message["value"])
         contract.validate(document)
         assert list(document)[:3] == ["decision_id", "revision", "ingested_at"]
-        assert document["decision_id"] == message.key.decode()
+        assert document["decision_id"] == message["key"].decode()
         said = ("transaction_id", "user_id", "merchant", "location", "payment_method", "currency")
         assert {name: document[name] for name in said} == {name: payment[name] for name in said}
         assert document["amount"] == pytest.approx(payment["amount"], rel=1e-15)
@@ -71,7 +71,7 @@ def test_every_alert_fulfils_its_contract() -> None:
     alerts = [messages[row] for row in alert_rows(decisions)]
     assert len(alerts) > 5
     for alert in alerts:
-        validator("alerts").validate(json.loads(alert.value))
+        validator("alerts").validate(json.loads(alert["value"]))
 
 
 def test_every_dead_letter_fulfils_its_contract() -> None:
@@ -88,7 +88,7 @@ def test_every_dead_letter_fulfils_its_contract() -> None:
             sha256=rejects.sha256[at],
             ingested=BROKER_TIME_US,
         )
-        document = json.loads(dead_letter_message("transactions", 3, BROKER_TIME_US, letter).value)
+        document = json.loads(dead_letter_message("transactions", 3, BROKER_TIME_US, letter)["value"])
         contract.validate(document)
         assert (document["code"], document["payload_bytes"]) == (case.code, len(case.payload or b""))
         assert len(document["payload"]) <= KEPT_BYTES

@@ -71,7 +71,7 @@ class World:
         return self.road.take(records(values, first), pin, accepted)
 
     def documents(self, topic: str) -> list[dict[str, Any]]:
-        return [json.loads(message.value) for name, _, message in self.publisher.sent if name == topic]
+        return [json.loads(message["value"]) for name, _, message in self.publisher.sent if name == topic]
 
 
 def test_every_offset_gets_exactly_one_outcome() -> None:
