@@ -50,8 +50,9 @@ def test_a_bad_message_gets_its_code_and_is_not_repeated(client: httpx.Client, c
     assert response.headers["content-type"] == MEDIA_TYPE
     location = [["body", case.field]] if case.field else []
     assert [error["loc"] for error in body["errors"]] == location
+    said = response.text.replace(body["request_id"], "")  # random digits, which may happen to be these
     for secret in ("4111", "1500", "user_789", "Online Store"):
-        assert secret not in response.text
+        assert secret not in said
 
 
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)
