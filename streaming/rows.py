@@ -28,6 +28,7 @@ DECISION_COLUMNS = (
     "currency", "event_time", "merchant", "location", "payment_method", "outcome", "unscored_reason",
     "anomaly_score", "is_anomaly", "anomaly_reasons", "reason_shares", "decision", "model_version",
     "feature_set_id", "ruleset_version", "features", "late", "ingested_at", "processed_at",
+    "side_inputs",
 )  # fmt: skip
 DEAD_LETTER_COLUMNS = (
     "kafka_topic", "kafka_partition", "kafka_offset", "code", "detail", "payload", "payload_bytes",
@@ -121,6 +122,7 @@ def decision_copy(d: Decisions) -> bytes:
         fixed(d.late),
         _time(d.ingested),
         _time(np.full(n, d.processed)),
+        coded([_text_or_null(d.side_inputs), None], np.isnan(d.features[:, 0]).astype(np.int64)),
     ]
     order = payments.column("user_id").dictionary_encode().indices.to_numpy().argsort(kind="stable")
     body, _ = join([take(column, order) for column in columns], framed=True)

@@ -17,6 +17,8 @@ from feature_repo import errors, kernel, parser, state
 from feature_repo.errors import DependencyDown, VigilError
 from feature_repo.hashing import events_of, partitions_of
 from feature_repo.settings import Settings
+from feature_repo.snapshot import no_snapshot
+from feature_repo.snapshot_store import SnapshotStore
 from serving.client import ModelClient
 from streaming.ledger import Ledger
 from streaming.partition import Road, Taken
@@ -124,10 +126,17 @@ def _road(settings: Settings) -> Road:
     return road
 
 
+@lru_cache(maxsize=1)
+def _snapshots(redis_url: str) -> SnapshotStore:
+    """Keeps the snapshot it read last, for the tasks of many batches."""
+    return SnapshotStore(redis_url)
+
+
 def run_task(
     settings: Settings,
     pin: Pin | None,
     accepted: frozenset[tuple[int, int, int]],
+    snapshot_id: str | None,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Take the range of one Kafka partition that Spark gave this task; answers one row, or none for no records."""
@@ -136,7 +145,8 @@ def run_task(
         return
     records = _records(pa.Table.from_batches(pieces))
     try:
-        result = TaskResult.done(_road(settings).take(records, pin, accepted))
+        merchants = _snapshots(settings.redis_url).load(snapshot_id)
+        result = TaskResult.done(_road(settings).take(records, pin, accepted, merchants))
     except VigilError as error:
         result = TaskResult.failed(records.partition, error)
     yield result.to_arrow()
@@ -170,7 +180,7 @@ def warm() -> None:
     """Compile what a task runs, into numba's cache on disk, before the first worker needs it."""
     parser.warm()
     payment = parser.parse_one(parser.SAMPLE, 0, parser.ParseOptions(future_tolerance_us=2**62))
-    events = events_of(payment)
+    events = events_of(payment, no_snapshot)
     states = state.empty(events.user)
     kernel.fold(states, np.zeros(1, np.int64), events, 0, np.zeros(1, np.int64))
     state.seal(states)
