@@ -294,4 +294,4 @@ def test_columns_come_from_the_catalogue(stack: Settings) -> None:
         (projection,) = feast.get_feature_service(service).feature_view_projections
         assert tuple(field.name for field in projection.features) == NAMES
     request = feast.get_data_source("payment")
-    assert {field.name for field in request.schema} == set(SCHEMA.names) - {"user_id"}
+    assert {field.name for field in request.schema} == set(SCHEMA.names) - {"user_id", "merchant"}
