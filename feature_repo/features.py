@@ -12,7 +12,7 @@ and hold only payments that arrived before it. Five kinds:
   half-life  all payments, each weighing half as much for every so many days it lies before `now`
   snapshot   the merchant's row of the newest daily snapshot when the payment arrived (merchants.py); a
              merchant without a row, and every merchant while no snapshot was ever made, counts as one with
-             no payments and the risk of all merchants together, which is 0
+             no payments and no risk beyond that of all merchants together: 0
 Only ring windows lose payments; all others are exact however many there are.
 """
 
@@ -108,11 +108,11 @@ CATALOGUE: tuple[Feature, ...] = (
     Feature("merchant_volume_7d", "snapshot 7 days", "log(1 + payments at the merchant)", Reason.RISKY_MERCHANT),
     Feature("merchant_volume_30d", "snapshot 30 days", "log(1 + payments at the merchant)", Reason.RISKY_MERCHANT),
     Feature(
-        "merchant_risk_7d", "snapshot 7 days", "log of the merchant's fraud rate over all merchants', 0 if not above",
+        "merchant_risk_7d", "snapshot 7 days", "frauds reported per payment beyond all merchants' rate, shrunk",
         Reason.RISKY_MERCHANT,
     ),
     Feature(
-        "merchant_risk_30d", "snapshot 30 days", "log of the merchant's fraud rate over all merchants', 0 if not above",
+        "merchant_risk_30d", "snapshot 30 days", "frauds reported per payment beyond all merchants' rate, shrunk",
         Reason.RISKY_MERCHANT,
     ),
 )  # fmt: skip

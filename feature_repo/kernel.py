@@ -156,8 +156,8 @@ def _merchant(stats: npt.NDArray[np.float32], out: Vector) -> None:
     """The merchant's row of the snapshot (snapshot.COLUMNS)."""
     out[_VOLUME_7D] = log(1.0 + stats[0])
     out[_VOLUME_30D] = log(1.0 + stats[1])
-    out[_RISK_7D] = log(max(np.float32(1.0), stats[2]))
-    out[_RISK_30D] = log(max(np.float32(1.0), stats[3]))
+    out[_RISK_7D] = stats[2]
+    out[_RISK_30D] = stats[3]
 
 
 @part

@@ -2,12 +2,13 @@
 
 A snapshot of day D is effective at D's midnight (UTC) and holds what arrived before it. Per merchant:
   merchant_count_W           payments that arrived in the W days before D
-  merchant_relative_risk_W   (reports + k g) / (payments + k) / g, where `reports` are frauds reported in the W
-                             days before D, `payments` arrived in the W days that end as many days earlier as a
-                             report is usually late, g is the same ratio over all merchants, k is PRIOR_PAYMENTS
+  merchant_excess_risk_W     (reports - g payments) / (payments + k), frauds per payment beyond the usual, where
+                             `reports` are frauds reported in the W days before D, `payments` arrived in the W
+                             days that end as many days earlier as a report is usually late, g is reports per
+                             payment over all merchants, and k is PRIOR_PAYMENTS
 Reports come late, so those of the last days speak of payments made before them: the payments they are
 compared with are shifted by the median delay of the reports of the last 30 days, in whole days. Where no
-fraud was reported at all, every merchant has the risk of all: 1.
+fraud was reported at all, no merchant is riskier than all are: 0.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +25,10 @@ from feature_repo.state import DAY
 WINDOWS = (7, 30)  # days
 MAX_DELAY = 60  # days; a report later than this is rare, and says little of how late reports usually are
 LOOKBACK = max(WINDOWS) + MAX_DELAY  # days that a snapshot can be about; older arrivals need not be added
-PRIOR_PAYMENTS = 10.0  # payments' worth of belief that a merchant is as all are
+# Payments' worth of belief that a merchant is as all are: with less, one report makes a small merchant risky.
+# On simulated payments the AUC of the risk over 7 and 30 days alone, for fraud at compromised merchants, was
+# 0.81 and 0.77 at 10, 0.82 and 0.80 at 30, 0.83 and 0.83 at 100; but 100 hides a shop with ten payments a week.
+PRIOR_PAYMENTS = 30.0
 NOT_REPORTED = np.iinfo(np.int64).max
 
 Ints = npt.NDArray[np.int64]
@@ -71,7 +75,7 @@ class Arrivals:
             counts.append(_sums(_between(paid, day - window, day), size))
             before = _sums(_between(paid, day - delay - window, day - delay), size)
             reports = np.bincount(_between(reported, day - window, day)[1], minlength=size)
-            risks.append(_relative_risk(reports, before))
+            risks.append(_excess_risk(reports, before))
         lately = [_between(events, day - LOOKBACK, day)[1] for events in (paid, reported)]
         rows = np.unique(np.concatenate(lately))
         at = pa.array(np.full(len(rows), day * DAY)).cast(_US)
@@ -104,9 +108,7 @@ def _sums(paid: Ints, size: int) -> npt.NDArray[np.float64]:
     return np.bincount(paid[1], weights=paid[2].astype(np.float64), minlength=size).astype(np.float64)
 
 
-def _relative_risk(reports: Ints, payments: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _excess_risk(reports: Ints, payments: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     payments = np.maximum(payments, reports)  # of a payment that arrived before the window too
     everywhere = reports.sum() / max(1.0, payments.sum())
-    if not everywhere:
-        return np.ones(len(reports))
-    return (reports + PRIOR_PAYMENTS * everywhere) / (payments + PRIOR_PAYMENTS) / everywhere
+    return (reports - everywhere * payments) / (payments + PRIOR_PAYMENTS)

@@ -21,11 +21,11 @@ MerchantLookup = Callable[[Hashes], Stats]  # merchant hashes [n] -> float32[n, 
 COLUMNS: tuple[str, ...] = (
     "merchant_count_7d",  # payments that arrived within 7 days before effective_at
     "merchant_count_30d",
-    "merchant_relative_risk_7d",  # fraud rate over that of all merchants together, see merchants.py
-    "merchant_relative_risk_30d",
+    "merchant_excess_risk_7d",  # frauds per payment beyond the rate of all merchants together, see merchants.py
+    "merchant_excess_risk_30d",
 )
-# A merchant nothing is known of: no payments, and the risk of all merchants together.
-NEUTRAL = np.array([0, 0, 1, 1], np.float32)
+# A merchant nothing is known of: no payments, and no risk beyond that of all merchants together.
+NEUTRAL = np.zeros(len(COLUMNS), np.float32)
 _ROW_BYTES = 8 + 4 * len(COLUMNS)
 
 

@@ -22,8 +22,8 @@ from feature_repo.state import DAY, HOUR
 MONTH_OF_SILENCE = 30 * DAY
 MINUTE = HOUR // 60
 SECOND = MINUTE // 60
-MerchantStats = tuple[float, float, float, float]  # payments of 7 and 30 days, relative risk of 7 and 30 days
-UNKNOWN_MERCHANT: MerchantStats = (0.0, 0.0, 1.0, 1.0)
+MerchantStats = tuple[float, float, float, float]  # payments of 7 and 30 days, excess risk of 7 and 30 days
+UNKNOWN_MERCHANT: MerchantStats = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def meaning(p: Payment, past: list[Payment], known: dict[str, MerchantStats]) ->
         "merchant_repeats_24h": math.log(1 + sum(q.merchant == p.merchant for q in ring_24h)),
         "merchant_volume_7d": math.log(1 + stats[0]),
         "merchant_volume_30d": math.log(1 + stats[1]),
-        "merchant_risk_7d": max(0.0, math.log(stats[2])),
-        "merchant_risk_30d": max(0.0, math.log(stats[3])),
+        "merchant_risk_7d": stats[2],
+        "merchant_risk_30d": stats[3],
     }
 
 

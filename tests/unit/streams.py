@@ -21,13 +21,13 @@ METHODS = ("card", "wallet", "transfer")
 DEVICES = (None, "phone", "laptop", "watch")
 SPOTS = ((None, None), (52.52, 13.405), (52.53, 13.41), (-33.8688, 151.2093), (90.0, 0.0), (0.0, -180.0))
 AMOUNTS = (0.0001, 0.01, 1.0, 5.0, 9.99, 10.0, 50.0, 99.9999, 1_000.0, 123_456.78, 1e12)
-# What the snapshot of these tests says: payments of 7 and 30 days, relative risk of 7 and 30 days.
+# What the snapshot of these tests says: payments of 7 and 30 days, excess risk of 7 and 30 days.
 KNOWN: dict[str, MerchantStats] = {
-    "merchant 1": (12.0, 640.0, 1.0, 1.0),
-    "merchant 2": (0.0, 3.0, 81.5, 27.25),
-    "merchant 3": (1e6, 4e6, 0.125, 0.5),
-    "merchant 5": (0.0, 0.0, 1.0, 2.5),
-    "somewhere else": (7.0, 7.0, 7.0, 7.0),
+    "merchant 1": (12.0, 640.0, 0.0, 0.0),
+    "merchant 2": (0.0, 3.0, 0.815, 0.272),
+    "merchant 3": (1e6, 4e6, -0.0125, -0.005),
+    "merchant 5": (0.0, 0.0, 0.0, 0.025),
+    "somewhere else": (7.0, 7.0, 0.7, 0.7),
 }
 STEPS = (
     0, 1, SECOND, 30 * SECOND, MINUTE, 10 * MINUTE, HOUR - 1, HOUR, 5 * HOUR, DAY, 6 * DAY, 7 * DAY, 29 * DAY,

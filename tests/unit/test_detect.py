@@ -39,7 +39,7 @@ PAYMENT = {
     "payment_method": "credit_card",
 }
 
-SNAPSHOT = snapshot_of({"Corner Café": (25.0, 90.0, 1.5, 40.0)})
+SNAPSHOT = snapshot_of({"Corner Café": (25.0, 90.0, 0.5, 0.25)})
 
 Detect = Callable[..., dict[str, Any]]
 
@@ -243,7 +243,7 @@ def test_without_the_state_there_is_no_score(detect: Detect, states: MemoryState
 def test_the_answer_names_the_snapshot_its_merchant_was_looked_up_in(detect: Detect, merchants: Merchants) -> None:
     answer = detect()
     assert answer["side_inputs"] == SNAPSHOT.id
-    assert answer["features"]["merchant_risk_30d"] == pytest.approx(np.log(40))
+    assert answer["features"]["merchant_risk_30d"] == 0.25
     assert detect(merchant="elsewhere")["features"]["merchant_risk_30d"] == 0
     merchants.snapshot = None
     answer = detect()
