@@ -2,8 +2,9 @@
 
   user_activity            stream feature view over the payments topic: the user's state record and readable
                            aggregates of it, read from the strings the Spark job writes
+  merchant_risk            the daily snapshots of merchants; the newest one is materialised online
   transaction_features     the vectors the kernel gave to past payments (made by replay), offline
-  transaction_inputs       on demand: a payment and its user's state, through the kernel, to a vector
+  transaction_inputs       on demand: a payment, its user's state and its merchant's row, through the kernel
   vigil_autoencoder        what the model line trains on: transaction_features
   vigil_autoencoder_online the same columns for a payment that is happening: transaction_inputs
 
@@ -42,12 +43,14 @@ from feature_repo.activity import AGGREGATES, Kind
 from feature_repo.features import CATALOGUE
 from feature_repo.online_store import RECORD_TAG, STATE_FIELD, VigilOnlineStoreConfig
 from feature_repo.settings import Settings
+from feature_repo.snapshot import COLUMNS
 from feature_repo.state import STATE_BYTES
 from feature_repo.vectors import REQUEST
 
 PROJECT = "vigil"
 SERVICE = "vigil_autoencoder"
 ONLINE_SERVICE = "vigil_autoencoder_online"
+MERCHANT_VIEW = "merchant_risk"
 _KINDS: dict[Kind, FeastType] = {Kind.INTEGER: Int64, Kind.NUMBER: Float64, Kind.TIME: UnixTimestamp}
 
 
@@ -115,6 +118,15 @@ def objects(settings: Settings, data: str | None = None) -> list[FeastObject]:
     )
     states = _offline("states", folder, "user states at the end of a history, written by vigil replay")
     activity = _user_activity(settings, user, states)
+    merchant = Entity(name="merchant", join_keys=["merchant"], value_type=ValueType.STRING, description="who is paid")
+    risk = FeatureView(
+        name=MERCHANT_VIEW,
+        entities=[merchant],
+        ttl=timedelta(0),
+        schema=[Field(name=name, dtype=Float32) for name in COLUMNS],
+        source=_offline("merchants", folder, "daily snapshots of merchants, written by vigil replay"),
+        description="payments and relative fraud risk of merchants, from what had arrived (merchants.py)",
+    )
     request = RequestSource(
         name="payment",
         schema=[Field(name=field.name, dtype=_feast_type(field.type)) for field in REQUEST],
@@ -122,20 +134,21 @@ def objects(settings: Settings, data: str | None = None) -> list[FeastObject]:
     )
     inputs = KernelView(
         name="transaction_inputs",
-        sources=[request, activity[[STATE_FIELD]]],
+        sources=[request, activity[[STATE_FIELD]], risk],
         # No descriptions: Feast drops them from on-demand fields and then misses the fields.
         schema=[Field(name=field.name, dtype=field.dtype) for field in _vector_fields()],
         mode="python",
         udf=cast(FunctionType, transaction_inputs),
         udf_string=inspect.getsource(transaction_inputs),
-        description="the kernel over a payment and its user's state; nothing is written",
+        description="the kernel over a payment, its user's state and its merchant; nothing is written",
     )
     services = [
         FeatureService(name=SERVICE, features=[logged], description="what the model line trains on"),
         FeatureService(name=ONLINE_SERVICE, features=[inputs], description="the same columns of a new payment"),
     ]
-    sources = [logged.batch_source, activity.batch_source, activity.stream_source, request]
-    return [user, payment, *(source for source in sources if source), logged, activity, inputs, *services]
+    sources = [logged.batch_source, activity.batch_source, activity.stream_source, risk.batch_source, request]
+    views: list[FeastObject] = [logged, activity, risk, inputs]
+    return [user, payment, merchant, *(source for source in sources if source), *views, *services]
 
 
 class KernelView(OnDemandFeatureView):

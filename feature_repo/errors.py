@@ -69,6 +69,21 @@ class StoreUnavailable(DependencyDown):
     code = "STORE_UNAVAILABLE"
 
 
+class SnapshotUnreadable(DependencyDown):
+    """The current snapshot of merchants is named but cannot be read: payments wait, none is scored without it.
+
+    Its code is DependencyDown's, as what happens next is the same: the next snapshot mends it.
+    """
+
+    def __init__(self, address: str, snapshot_id: str, cause: str) -> None:
+        super().__init__(
+            "Redis",
+            address,
+            f"the snapshot of merchants {snapshot_id} cannot be read: {cause}",
+            remedy="publish a snapshot anew: vigil replay --data NAME --online, or the daily rebuild",
+        )
+
+
 class BadConfiguration(VigilError):
     """A file, flag or setting cannot be used."""
 

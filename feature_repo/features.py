@@ -5,10 +5,15 @@ New features are appended, never inserted. `version` of a feature moves whenever
 `feature_set_id` tells whether a model can be served by the kernel that runs.
 
 Windows end at `now` = the later of the payment's event time and the newest the user's state has seen,
-and hold only payments that arrived before it. Three kinds:
-  ring   the user's last 32 payments by arrival; with more than 32 in the window, exactly those 32
-  hours  whole hourly tiles: the tile of `now` and the 23 before it
-  days   whole daily tiles (UTC): the tile of `now` and the 6 or 29 before it
+and hold only payments that arrived before it. Five kinds:
+  ring       the user's last 32 payments by arrival; with more than 32 in the window, exactly those 32
+  hours      whole hourly tiles: the tile of `now` and the 23 before it
+  days       whole daily tiles (UTC): the tile of `now` and the 6 or 29 before it
+  half-life  all payments, each weighing half as much for every so many days it lies before `now`
+  snapshot   the merchant's row of the newest daily snapshot when the payment arrived (merchants.py); a
+             merchant without a row, and every merchant while no snapshot was ever made, counts as one with
+             no payments and no risk beyond that of all merchants together: 0
+Only ring windows lose payments; all others are exact however many there are.
 """
 
 import hashlib
@@ -52,13 +57,19 @@ USER_RELATIVE = frozenset(
 
 @dataclass(frozen=True)
 class Feature:
-    """One column. All are float32; `window` is a ring, hours or days window, or '-' for the whole past."""
+    """One column. `window` is one of the kinds above, or '-' for the whole past."""
 
     name: str
     window: str
     meaning: str
     reason: Reason
     version: int = 1
+    dtype: str = "float32"
+
+    @property
+    def beyond_ring(self) -> str:
+        """What becomes of a user with more than RING_SIZE payments in the window."""
+        return f"the last {RING_SIZE}" if "ring" in self.window else "exact"
 
 
 CATALOGUE: tuple[Feature, ...] = (
@@ -86,7 +97,25 @@ CATALOGUE: tuple[Feature, ...] = (
         "jump_after_small", "ring 1 h", "small_run_1h times the positive part of amount_ratio_30d", Reason.CARD_TESTING
     ),
     Feature("history", "-", "log(1 + payments of the user before this one)", Reason.SPARSE_USER),
-)
+    Feature(
+        "amount_z_7d", "half-life 7 days", "amount_z with the weights of the window: of late", Reason.UNUSUAL_AMOUNT
+    ),
+    Feature("rate_1h", "ring 1 h / 30 days", "log of (1 + payments) over (1 + hourly mean)", Reason.BURST),
+    Feature("rate_7d", "7 days / 30 days", "log of (1 + payments) over (1 + as many days' mean)", Reason.BURST),
+    Feature("spend_1h", "ring 1 h / 30 days", "log of (1 + sum) over (1 + daily mean sum)", Reason.BURST),
+    Feature("spend_7d", "7 days / 30 days", "log of (1 + sum) over (1 + as many days' mean sum)", Reason.BURST),
+    Feature("merchant_repeats_24h", "ring 24 h", "log(1 + payments at this same merchant)", Reason.CARD_TESTING),
+    Feature("merchant_volume_7d", "snapshot 7 days", "log(1 + payments at the merchant)", Reason.RISKY_MERCHANT),
+    Feature("merchant_volume_30d", "snapshot 30 days", "log(1 + payments at the merchant)", Reason.RISKY_MERCHANT),
+    Feature(
+        "merchant_risk_7d", "snapshot 7 days", "frauds reported per payment beyond all merchants' rate, shrunk",
+        Reason.RISKY_MERCHANT,
+    ),
+    Feature(
+        "merchant_risk_30d", "snapshot 30 days", "frauds reported per payment beyond all merchants' rate, shrunk",
+        Reason.RISKY_MERCHANT,
+    ),
+)  # fmt: skip
 
 NAMES: tuple[str, ...] = tuple(feature.name for feature in CATALOGUE)
 WIDTH = len(CATALOGUE)

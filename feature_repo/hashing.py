@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from feature_repo.snapshot import MerchantLookup
+
 U64 = np.uint64
 _COLUMNS = (
     "transaction_id",
@@ -44,6 +46,7 @@ class Events:
     device: npt.NDArray[np.uint64]  # 0 where none is named
     latitude: npt.NDArray[np.float64]  # NaN where unknown
     longitude: npt.NDArray[np.float64]
+    merchant_stats: npt.NDArray[np.float32]  # [n, 4] the merchants' rows of a snapshot, columns snapshot.COLUMNS
 
     def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Events":
         """A copy of some payments: those at positions `rows`, in that order, or where a mask says so."""
@@ -155,8 +158,11 @@ def hash_texts(column: pa.Array, purpose: str) -> npt.NDArray[np.uint64]:
     return out
 
 
-def events_of(payments: pa.RecordBatch) -> Events:
-    """Columns of `transaction.SCHEMA` as the kernel's input."""
+def events_of(payments: pa.RecordBatch, merchants: MerchantLookup) -> Events:
+    """Columns of `transaction.SCHEMA` as the kernel's input, with what a snapshot knows of their merchants.
+
+    `merchants` is Snapshot.look_up of the snapshot these payments use, snapshot.NONE where none was made.
+    """
     hashes = np.empty((len(_COLUMNS), payments.num_rows), np.uint64)
     for position, name in enumerate(_COLUMNS):
         hashes[position] = hash_texts(payments.column(name), name)
@@ -179,6 +185,7 @@ def events_of(payments: pa.RecordBatch) -> Events:
         device=text["device_id"],
         latitude=numbers[1],
         longitude=numbers[2],
+        merchant_stats=merchants(text["merchant"]),
     )
 
 

@@ -14,30 +14,24 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo import features as catalogue
-from feature_repo import sketches, state
+from feature_repo import memory, sketches, state
 from feature_repo.compiled import entry, part, source_stamp
 from feature_repo.features import RING_SIZE, SHRINK_K, WIDTH
 from feature_repo.hashing import Events
-from feature_repo.sketches import SET_PLACES, Set, clear_skipped, fetch, is_new, log, log_count, remember, total
-from feature_repo.state import DAYS, HOURS, States
+from feature_repo.memory import CONFLICT, DUPLICATE, FOLDED, LATE, State, add, advance, seen
+from feature_repo.sketches import SET_PLACES, Set, fetch, is_new, log, log_count, remember, total
+from feature_repo.state import DAY, DAYS, HOUR, SECOND, States
 
-State = Any  # one record of STATE_DTYPE, as compiled code sees it
+__all__ = ["CONFLICT", "DUPLICATE", "FOLDED", "LATE", "WIDTH", "fold", "preview"]
+
+Vector = npt.NDArray[np.float32]
+Window = tuple[Any, float]  # payments and the sum of their amounts
 AHEAD = 3  # payments between asking for a record and folding into it
 
-SECOND = 1_000_000
-HOUR = 3_600 * SECOND
-DAY = 24 * HOUR
-RESET_AFTER = 30 * DAY  # silence, in event time, after which a user starts afresh
 SMALL_SHARE = 0.2  # a payment under this share of the user's mean is small (card testing)
 PRIOR_VARIANCE = 1.0  # of log amounts, before a user has shown their own
 EARTH_RADIUS_KM = 6371.0
 MIN_TRAVEL_HOURS = 1.0 / 60.0  # two payments within a minute count as a minute apart
-
-# Flags of a payment, combined by or.
-LATE = 1  # its event time lies behind the user's newest
-DUPLICATE = 2  # same id and same payload among the user's last 32
-CONFLICT = 4  # same id, other payload, among the user's last 32
-FOLDED = 8  # the record had already seen this offset: a no-op
 
 _AMOUNT_LOG, _RATIO_7D, _RATIO_30D, _Z, _TO_MAX = catalogue.positions(
     ["amount_log", "amount_ratio_7d", "amount_ratio_30d", "amount_z", "amount_to_max"]
@@ -51,43 +45,12 @@ _HOUR_DISTANCE, _NEW_MERCHANT, _MERCHANTS_24H, _NEW_LOCATION, _LOCATIONS_24H, _S
 _NEW_METHOD, _NEW_DEVICE, _SMALL_RUN, _JUMP, _HISTORY = catalogue.positions(
     ["new_method", "new_device", "small_run_1h", "jump_after_small", "history"]
 )
-
-
-@part
-def _reset(s: State) -> None:
-    s.count = 0
-    s.log_mean = 0.0
-    s.log_m2 = 0.0
-    s.hour_cos = 0.0
-    s.hour_sin = 0.0
-    s.has_geo = 0
-    s.ring_head = 0
-    s.hour_count[:] = 0
-    s.hour_sum[:] = 0
-    s.day_count[:] = 0
-    s.day_sum[:] = 0
-    s.merchants[:] = 0
-    s.places[:] = 0
-    s.methods[:] = 0
-    s.devices[:] = 0
-
-
-@part
-def _advance(s: State, t: int) -> None:
-    """Move the tiles forward to this payment, or start afresh after a long silence."""
-    if s.count and t - s.newest > RESET_AFTER:
-        _reset(s)
-    hour, day = t // HOUR, t // DAY
-    if s.count == 0:
-        s.hour_head = hour
-        s.day_head = day
-        return
-    if hour > s.hour_head:
-        clear_skipped(s.hour_count, s.hour_sum, s.hour_head, hour, HOURS)
-        s.hour_head = hour
-    if day > s.day_head:
-        clear_skipped(s.day_count, s.day_sum, s.day_head, day, DAYS)
-        s.day_head = day
+_RECENT_Z, _RATE_1H, _RATE_7D, _SPEND_1H, _SPEND_7D, _REPEATS = catalogue.positions(
+    ["amount_z_7d", "rate_1h", "rate_7d", "spend_1h", "spend_7d", "merchant_repeats_24h"]
+)
+_VOLUME_7D, _VOLUME_30D, _RISK_7D, _RISK_30D = catalogue.positions(
+    ["merchant_volume_7d", "merchant_volume_30d", "merchant_risk_7d", "merchant_risk_30d"]
+)
 
 
 @part
@@ -96,6 +59,13 @@ def _shrunk_ratio(amount: float, count: int, amounts: float) -> Any:
     if count == 0 or amounts <= 0.0:
         return np.float32(0.0)
     return log(amount * count / amounts) * np.float32(count / (count + SHRINK_K))
+
+
+@part
+def _shrunk_z(value: float, weight: float, mean: float, squares: float) -> float:
+    """(value - mean) / deviation of payments that weigh so much in all, both drawn towards ordinary."""
+    deviation = math.sqrt((squares + SHRINK_K * PRIOR_VARIANCE) / (weight + SHRINK_K))
+    return weight / (weight + SHRINK_K) * (value - mean) / deviation
 
 
 @part
@@ -111,16 +81,7 @@ def _km_per_hour(lat1: float, lon1: float, t1: int, lat2: float, lon2: float, t2
 
 
 @part
-def _seen(s: State, identity: int, payload: int) -> int:
-    """DUPLICATE, CONFLICT or 0: what the user's last payments say of this id."""
-    for i in range(min(s.count, RING_SIZE)):
-        if s.ring_id[i] == identity:
-            return DUPLICATE if s.ring_payload[i] == payload else CONFLICT
-    return 0
-
-
-@part
-def _week(s: State) -> tuple[Any, float]:
+def _week(s: State) -> Window:
     """Payments and amounts of the newest seven daily tiles."""
     count, amounts = np.int64(0), 0.0
     for day in range(s.day_head - 6, s.day_head + 1):
@@ -131,54 +92,91 @@ def _week(s: State) -> tuple[Any, float]:
 
 @part
 def _ring(
-    s: State, now: int, small: float, merchants: Set, places: Set, round_: int
-) -> tuple[int, int, int, int, int, Any]:
-    """Of the user's last payments: how many within 10 minutes, within 1 hour and small among those, distinct
-    merchants and places within 24 hours, and the largest amount."""
-    in_10m, in_1h, small_run, shops, towns, largest = 0, 0, 0, 0, 0, np.float32(0.0)
+    s: State, now: int, small: float, merchant: Any, merchants: Set, places: Set, round_: int
+) -> tuple[int, int, float, int, int, int, int, Any]:
+    """Of the user's last payments: how many within 10 minutes and within 1 hour, the sum and the small ones of
+    that hour, distinct merchants and places and payments at this merchant within 24 hours, the largest amount."""
+    in_10m, in_1h, spent, small_run = 0, 0, 0.0, 0
+    shops, towns, repeats, largest = 0, 0, 0, np.float32(0.0)
     for i in range(min(s.count, RING_SIZE)):
         largest = max(largest, s.ring_amount[i])
         age = now - s.ring_time[i]
         if age < DAY:
             shops += is_new(merchants, s.ring_merchant[i], round_)
             towns += is_new(places, s.ring_place[i], round_)
+            repeats += s.ring_merchant[i] == merchant
             if age < HOUR:
                 in_1h += 1
                 in_10m += age < HOUR // 6
+                spent += s.ring_amount[i]
                 small_run += s.ring_amount[i] < small
-    return in_10m, in_1h, small_run, shops, towns, largest
+    return in_10m, in_1h, spent, small_run, shops, towns, repeats, largest
+
+
+@part
+def _amounts(s: State, amount: float, log_amount: float, week: Window, month: Window, largest: Any, out: Vector) -> Any:
+    """The amount against the user's earlier ones; returns the ratio to the month's mean."""
+    n = s.count
+    out[_AMOUNT_LOG] = log_amount
+    out[_RATIO_7D] = _shrunk_ratio(amount, *week)
+    ratio = _shrunk_ratio(amount, *month)
+    out[_RATIO_30D] = ratio
+    out[_Z] = _shrunk_z(log_amount, n, s.log_mean, s.log_m2)
+    weight, mean, squares = s.recent_weight, 0.0, 0.0
+    if n:
+        mean = s.recent_log / weight
+        squares = max(0.0, s.recent_square - mean * s.recent_log)
+    out[_RECENT_Z] = _shrunk_z(log_amount, weight, mean, squares)
+    out[_TO_MAX] = log(amount / largest) if largest > 0.0 else 0.0
+    return ratio
+
+
+@part
+def _bursts(s: State, t: int, now: int, week: Window, month: Window, hour: tuple[int, int, float], out: Vector) -> None:
+    """Counts and sums against the user's own rate; `hour` is payments of 10 minutes and 1 hour, sum of 1 hour."""
+    in_10m, in_1h, spent = hour
+    day_count, day_sum = total(s.hour_count, s.hour_sum)
+    days_known = min(30.0, max(1.0, (now - s.first) / DAY)) if s.count else 1.0
+    daily, daily_sum = month[0] / days_known, month[1] / days_known
+    days = min(7.0, days_known)
+    out[_COUNT_10M] = log_count(in_10m)
+    out[_COUNT_1H] = log_count(in_1h)
+    out[_COUNT_24H] = log_count(day_count)
+    out[_RATE_1H] = log((1.0 + in_1h) / (1.0 + daily / 24.0))
+    out[_RATE_24H] = log((1.0 + day_count) / (1.0 + daily))
+    out[_RATE_7D] = log((1.0 + week[0]) / (1.0 + daily * days))
+    out[_SPEND_1H] = log((1.0 + spent) / (1.0 + daily_sum))
+    out[_SPEND_24H] = log((1.0 + day_sum) / (1.0 + daily_sum))
+    out[_SPEND_7D] = log((1.0 + week[1]) / (1.0 + daily_sum * days))
+    out[_SINCE] = log(1.0 + (t - s.newest) / SECOND) if s.count and t > s.newest else 0.0
+
+
+@part
+def _merchant(stats: npt.NDArray[np.float32], out: Vector) -> None:
+    """The merchant's row of the snapshot (snapshot.COLUMNS)."""
+    out[_VOLUME_7D] = log(1.0 + stats[0])
+    out[_VOLUME_30D] = log(1.0 + stats[1])
+    out[_RISK_7D] = stats[2]
+    out[_RISK_30D] = stats[3]
 
 
 @part
 def _features(
     s: State, t: int, amount: float, log_amount: float, cos: float, sin: float, known: tuple[bool, bool, bool, bool],
-    lat: float, lon: float, merchants: Set, places: Set, round_: int, out: npt.NDArray[np.float32],
+    merchant: int, lat: float, lon: float, merchants: Set, places: Set, round_: int, out: Vector,
 ) -> None:  # fmt: skip
-    """Features of one payment from the state before it; tiles are already advanced to `now`."""
+    """Features of one payment from the state before it, but the merchant's; tiles are already advanced to `now`."""
     n = s.count
     now = max(t, s.newest) if n else t
     weight = np.float32(n / (n + SHRINK_K))
-
-    month_count, month_sum = total(s.day_count, s.day_sum)
-    week_count, week_sum = _week(s)
-    day_count, day_sum = total(s.hour_count, s.hour_sum)
-    small = SMALL_SHARE * month_sum / month_count if month_count else 0.0
-    in_10m, in_1h, small_run, shops, towns, largest = _ring(s, now, small, merchants, places, round_)
-
-    out[_AMOUNT_LOG] = log_amount
-    out[_RATIO_7D] = _shrunk_ratio(amount, week_count, week_sum)
-    ratio = _shrunk_ratio(amount, month_count, month_sum)
-    out[_RATIO_30D] = ratio
-    deviation = math.sqrt((s.log_m2 + SHRINK_K * PRIOR_VARIANCE) / (n + SHRINK_K))
-    out[_Z] = weight * (log_amount - s.log_mean) / deviation
-    out[_TO_MAX] = log(amount / largest) if largest > 0.0 else 0.0
-    out[_COUNT_10M] = log_count(in_10m)
-    out[_COUNT_1H] = log_count(in_1h)
-    out[_COUNT_24H] = log_count(day_count)
-    days_known = min(30.0, max(1.0, (now - s.first) / DAY)) if n else 1.0
-    out[_RATE_24H] = log((1.0 + day_count) / (1.0 + month_count / days_known))
-    out[_SPEND_24H] = log((1.0 + day_sum) / (1.0 + month_sum / days_known))
-    out[_SINCE] = log(1.0 + (t - s.newest) / SECOND) if n and t > s.newest else 0.0
+    week, month = _week(s), total(s.day_count, s.day_sum)
+    small = SMALL_SHARE * month[1] / month[0] if month[0] else 0.0
+    shop = np.uint32(merchant & np.uint64(0xFFFFFFFF))
+    in_10m, in_1h, spent, small_run, shops, towns, repeats, largest = _ring(
+        s, now, small, shop, merchants, places, round_
+    )
+    ratio = _amounts(s, amount, log_amount, week, month, largest, out)
+    _bursts(s, t, now, week, month, (in_10m, in_1h, spent), out)
     out[_HOUR_DISTANCE] = weight - (cos * s.hour_cos + sin * s.hour_sin) / (n + SHRINK_K)
     known_merchant, known_place, known_method, known_device = known
     out[_NEW_MERCHANT] = 0.0 if known_merchant else weight
@@ -193,54 +191,14 @@ def _features(
     run = log_count(small_run)
     out[_SMALL_RUN] = run
     out[_JUMP] = run * max(np.float32(0.0), ratio)
+    out[_REPEATS] = log_count(repeats)
     out[_HISTORY] = log_count(n)
-
-
-@part
-def _add(
-    s: State, t: int, amount: float, log_amount: float, cos: float, sin: float, identity: int, payload: int,
-    merchant: int, place: int, method: int, device: int, lat: float, lon: float,
-) -> None:  # fmt: skip
-    """Fold one payment into the state; late ones go into the tile they belong to, if it is still held."""
-    hour, day = t // HOUR, t // DAY
-    if hour > s.hour_head - HOURS:
-        s.hour_count[hour % HOURS] += np.uint32(1)
-        s.hour_sum[hour % HOURS] += np.float32(amount)
-    if day > s.day_head - DAYS:
-        s.day_count[day % DAYS] += np.uint32(1)
-        s.day_sum[day % DAYS] += np.float32(amount)
-    if s.count == 0:
-        s.first = t
-        s.newest = t
-    s.first = min(s.first, t)
-    s.newest = max(s.newest, t)
-    s.count += 1
-    delta = log_amount - s.log_mean
-    s.log_mean += delta / s.count
-    s.log_m2 += delta * (log_amount - s.log_mean)
-    s.hour_cos += cos
-    s.hour_sin += sin
-    if not (math.isnan(lat) or math.isnan(lon)):
-        s.has_geo = 1
-        s.geo_time = t
-        s.latitude = np.float32(lat)
-        s.longitude = np.float32(lon)
-    i = s.ring_head
-    s.ring_time[i] = t
-    s.ring_id[i] = identity
-    s.ring_payload[i] = payload
-    s.ring_amount[i] = np.float32(amount)
-    s.ring_merchant[i] = np.uint32(merchant & np.uint64(0xFFFFFFFF))
-    s.ring_place[i] = np.uint32(place & np.uint64(0xFFFFFFFF))
-    s.ring_method[i] = np.uint16(method & np.uint64(0xFFFF))
-    s.ring_device[i] = np.uint16(device & np.uint64(0xFFFF))
-    s.ring_head = (i + 1) % RING_SIZE
 
 
 @cache
 def _fold() -> Callable[..., None]:
     """The compiled loop over payments, compiled anew when the files it takes constants from change."""
-    folding: Callable[..., None] = _compiled_fold(source_stamp(catalogue, sketches, state))
+    folding: Callable[..., None] = _compiled_fold(source_stamp(catalogue, memory, sketches, state))
     return folding
 
 
@@ -251,8 +209,8 @@ def _compiled_fold(stamp: str) -> Callable[..., None]:
         identity: npt.NDArray[np.uint64], payload: npt.NDArray[np.uint64], time: npt.NDArray[np.int64],
         amount: npt.NDArray[np.float64], merchant: npt.NDArray[np.uint64], place: npt.NDArray[np.uint64],
         method: npt.NDArray[np.uint64], device: npt.NDArray[np.uint64], latitude: npt.NDArray[np.float64],
-        longitude: npt.NDArray[np.float64], sets: Set, out: npt.NDArray[np.float32],
-        flags: npt.NDArray[np.uint8],
+        longitude: npt.NDArray[np.float64], stats: npt.NDArray[np.float32], sets: Set,
+        out: npt.NDArray[np.float32], flags: npt.NDArray[np.uint8],
     ) -> None:  # fmt: skip
         stamp  # noqa: B018 - makes it part of the closure, see compiled.py
         for i in range(slots.shape[0]):
@@ -265,13 +223,13 @@ def _compiled_fold(stamp: str) -> Callable[..., None]:
                 continue
             s.partition = partition
             s.offset = offsets[i]
-            seen = _seen(s, identity[i], payload[i])
-            if seen:
-                flags[i] = seen
+            again = seen(s, identity[i], payload[i])
+            if again:
+                flags[i] = again
                 out[i, :] = np.nan
                 continue
             flags[i] = LATE if s.count and time[i] < s.newest else 0
-            _advance(s, time[i])
+            advance(s, time[i])
             log_amount = math.log1p(amount[i])
             angle = np.float32((time[i] % DAY) * (2.0 * math.pi / DAY))
             cos, sin = math.cos(angle), math.sin(angle)
@@ -282,12 +240,13 @@ def _compiled_fold(stamp: str) -> Callable[..., None]:
                 device[i] == 0 or remember(s.devices, device[i]),
             )
             _features(
-                s, time[i], amount[i], log_amount, cos, sin, known, latitude[i], longitude[i],
+                s, time[i], amount[i], log_amount, cos, sin, known, merchant[i], latitude[i], longitude[i],
                 sets[0], sets[1], i, out[i],
             )  # fmt: skip
-            _add(
+            _merchant(stats[i], out[i])
+            add(
                 s, time[i], amount[i], log_amount, cos, sin, identity[i], payload[i], merchant[i], place[i],
-                method[i], device[i], latitude[i], longitude[i],
+                method[i], latitude[i], longitude[i],
             )  # fmt: skip
 
     return fold_rows
@@ -311,7 +270,7 @@ def fold(
     flags = np.empty(len(slots), np.uint8)
     columns = (
         events.id, events.payload, events.time, events.amount, events.merchant, events.place, events.method,
-        events.device, events.latitude, events.longitude,
+        events.device, events.latitude, events.longitude, events.merchant_stats,
     )  # fmt: skip
     _fold()(
         states, _plain(slots), int(partition), _plain(offsets), *(_plain(column) for column in columns),

@@ -1,4 +1,4 @@
-"""Names of user states in Redis, the same for the Spark job, Feast and every tool.
+"""Names of user states and snapshots in Redis, the same for the Spark job, Feast and every tool.
 
 The Kafka partition is the key's hash tag, so all states of a partition lie in one slot of a Redis Cluster
 and can be read and written together with the partition's fence.
@@ -31,3 +31,11 @@ def fence_key(partition: int) -> bytes:
 def folded_key(partition: int) -> bytes:
     """Holds the offset up to which (exclusive) the partition's payments are folded into its states."""
     return b"vigil:{%d}:folded_until" % partition
+
+
+CURRENT_SNAPSHOT = b"vigil:merchants:current"  # holds the id of the current snapshot of merchants
+
+
+def snapshot_key(snapshot_id: str) -> bytes:
+    """Holds a snapshot's bytes."""
+    return b"vigil:merchants:" + snapshot_id.encode()

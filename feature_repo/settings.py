@@ -35,9 +35,7 @@ class Settings(BaseSettings):
     spark_ui_port: int = Field(4040, description="Spark's own page, on loopback")
 
     topic: str = Field("transactions", description="payments in")
-    partitions: int = Field(
-        4, ge=1, description="partitions of the payments topic; local stack: one per core"
-    )
+    partitions: int = Field(4, ge=1, description="partitions of the payments topic; local stack: one per core")
     partitioner: str = Field(
         "murmur2", pattern="^(murmur2|crc32)$", description="how producers place a user: Java's or librdkafka's"
     )

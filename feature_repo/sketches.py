@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from feature_repo.compiled import part
 from feature_repo.features import RING_SIZE
-from feature_repo.state import STATE_BYTES
+from feature_repo.state import HOT_BYTES, STATE_BYTES
 
 Set = npt.NDArray[np.int64]  # see is_new
 SET_PLACES = 2 * RING_SIZE  # never more than half full
@@ -94,7 +94,7 @@ def fetch(_: Any, states: Any, row: Any) -> Any:
         prefetch = builder.module.declare_intrinsic("llvm.prefetch", [ir.PointerType()], kind)
         read, keep, data = (ir.Constant(ir.IntType(32), value) for value in (0, 3, 1))
         start = builder.mul(arguments[1], ir.Constant(ir.IntType(64), STATE_BYTES))
-        for line in range(0, STATE_BYTES, CACHE_LINE):
+        for line in range(0, HOT_BYTES, CACHE_LINE):
             at = builder.add(start, ir.Constant(ir.IntType(64), line))
             address = builder.gep(array.data, [at], source_etype=ir.IntType(8))
             builder.call(prefetch, [address, read, keep, data])

@@ -1,4 +1,4 @@
-"""The user state: one fixed-size record of 2,040 bytes per user, everything the kernel remembers.
+"""The user state: one fixed-size record of 2,000 bytes per user, everything the kernel remembers.
 
 The record is what Redis stores, byte for byte. Its header lets a reader refuse garbage before compiled
 code touches it: magic, layout version, owner and a checksum of all of it.
@@ -15,7 +15,10 @@ from feature_repo.errors import StateCorrupt
 from feature_repo.features import RING_SIZE
 
 MAGIC = 0x4C474956  # "VIGL", little endian
-LAYOUT = 1
+LAYOUT = 2
+SECOND = 1_000_000
+HOUR = 3_600 * SECOND
+DAY = 24 * HOUR
 HOURS = 24
 DAYS = 30
 MERCHANT_BITS = 1_024  # Bloom filter, 4 probes: 1 % false "known" at 100 merchants
@@ -38,6 +41,9 @@ STATE_DTYPE = np.dtype(
         ("count", "<i8"),  # payments folded in since the last reset
         ("log_mean", "<f8"),  # of log(1 + amount), Welford
         ("log_m2", "<f8"),
+        ("recent_weight", "<f8"),  # sums over payments of 2 ** -(time before newest / RECENT_HALF_LIFE),
+        ("recent_log", "<f8"),  # of the same times log(1 + amount),
+        ("recent_square", "<f8"),  # and times its square
         ("hour_cos", "<f8"),  # sums over payments of the clock angle, UTC
         ("hour_sin", "<f8"),
         ("geo_time", "<i8"),
@@ -51,19 +57,20 @@ STATE_DTYPE = np.dtype(
         ("day_sum", "<f4", (DAYS,)),
         ("ring_time", "<i8", (RING_SIZE,)),
         ("ring_id", "<u8", (RING_SIZE,)),
-        ("ring_payload", "<u8", (RING_SIZE,)),
         ("ring_amount", "<f4", (RING_SIZE,)),
         ("ring_merchant", "<u4", (RING_SIZE,)),
         ("ring_place", "<u4", (RING_SIZE,)),
-        ("ring_method", "<u2", (RING_SIZE,)),
-        ("ring_device", "<u2", (RING_SIZE,)),
         ("merchants", "<u8", (MERCHANT_BITS // 64,)),
         ("places", "<u8", (PLACE_BITS // 64,)),
         ("methods", "<u8", (METHOD_BITS // 64,)),
         ("devices", "<u8", (DEVICE_BITS // 64,)),
+        # From here on a fold reads nothing, or next to nothing.
+        ("ring_payload", "<u8", (RING_SIZE,)),
+        ("ring_method", "<u2", (RING_SIZE,)),
     ]
 )
 STATE_BYTES = STATE_DTYPE.itemsize
+HOT_BYTES: int = STATE_DTYPE.fields["ring_payload"][1]  # type: ignore[index]  # a structured type has fields
 _CHECKSUM_WORD = 1  # where the checksum lies in a record, in words of 8 bytes; it covers all the others
 
 States = npt.NDArray[np.void]

@@ -47,7 +47,15 @@ ARRIVAL_TIME, LABEL, LABEL_TIME, DUPLICATE, CSV_ROW = (
 )
 _US = pa.timestamp("us", tz="UTC")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
-_STALE = ("features.parquet", "states.parquet", "validation.json", "validation.html", MANIFEST, TRUTH)
+_STALE = (
+    "features.parquet",
+    "states.parquet",
+    "merchants.parquet",
+    "validation.json",
+    "validation.html",
+    MANIFEST,
+    TRUTH,
+)
 
 Progress = Callable[[int, int | None], None]  # rows read, rows in all where known
 

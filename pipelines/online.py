@@ -1,4 +1,7 @@
-"""User states of a replayed history into the live online store."""
+"""What a replayed history leaves behind, into the live online store: user states and the newest snapshot."""
+
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import redis
@@ -7,6 +10,8 @@ from feature_repo.errors import StatesInUse, StoreUnavailable
 from feature_repo.hashing import partitions_of
 from feature_repo.keys import state_keys
 from feature_repo.settings import Settings
+from feature_repo.snapshot import Snapshot
+from feature_repo.snapshot_store import SnapshotStore
 from feature_repo.state import STATE_BYTES, States
 from streaming.ledger import Ledger
 
@@ -44,3 +49,19 @@ def write_states(settings: Settings, ids: pa.Array, states: States) -> int:
     finally:
         client.close()
     return len(names)
+
+
+def publish_merchants(settings: Settings, name: str, snapshot: Snapshot) -> None:
+    """Make it the current snapshot, and materialise the rows of its day in `merchants.parquet` through Feast.
+
+    The road reads the snapshot as one string; Feast's rows, written first, are for who asks about a merchant.
+    Raises DependencyDown.
+    """
+    from feature_repo import definitions  # with Feast, seconds to import
+
+    effective = datetime.fromtimestamp(snapshot.effective_at / 1e6, UTC)
+    if len(snapshot.merchants):
+        feast = definitions.apply(settings, name)
+        feast.materialize(effective - timedelta(seconds=1), effective, feature_views=[definitions.MERCHANT_VIEW])
+    with closing(SnapshotStore(settings.redis_url)) as store:
+        store.publish(snapshot)

@@ -56,3 +56,15 @@ def written(path: Path, schema: pa.Schema) -> Iterator[Rows]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomically(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A Parquet writer whose file appears under its name only when everything is in it."""
+    partial = path.with_suffix(".partial")
+    try:
+        with pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=False) as writer:
+            yield writer
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,13 +1,13 @@
 """A history through the kernel: what the stream would have computed, for training and as a first live state.
 
 Payments are folded in the order they arrived (`arrival_time`), by the same `fold` the Spark job calls, from
-empty states. Payments the stream gives no features are left out and counted: repeats, conflicting ids, and
-those in another currency than the configured one, whose amounts are never summed with the rest.
+empty states, each with the snapshot of merchants of the day it arrived: what the stream has then.
+Payments the stream gives no features are left out and counted: repeats, conflicting ids, and those in another
+currency than the configured one, whose amounts are never summed with the rest.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from feature_repo.slots import Slots
 from feature_repo.state import STATE_BYTES, States
 from feature_repo.transaction import SCHEMA
 from pipelines import online as live
+from pipelines.merchants import Merchants
+from pipelines.parquet_file import atomically
 
 BATCH_ROWS = 65_536  # rows held at once; also the row group of features.parquet
 SNAPSHOT_ROWS = 8_192  # 16 MB of records per row group
@@ -68,6 +70,7 @@ class Replayed:
     duplicates: int = 0
     conflicts: int = 0
     other_currency: int = 0
+    snapshots: int = 0
     states_online: int = 0
     seconds: float = 0.0
 
@@ -104,10 +107,10 @@ class Users:
 def replay(
     settings: Settings, name: str, *, online: bool = False, force: bool = False, progress: Progress | None = None
 ) -> Replayed:
-    """Write features.parquet and states.parquet beside a data set's history; `online` also fills Redis.
+    """Write features, states and merchants.parquet beside a data set's history; `online` also fills Redis.
 
-    With `online` the states go where the stream keeps them, its offsets untouched; that is refused
-    (StatesInUse) once the stream has decided anything, unless `force`.
+    With `online` the states and the newest snapshot of merchants go where the stream looks for them, its
+    offsets untouched; that is refused (StatesInUse) once the stream has decided anything, unless `force`.
     Raises BadConfiguration without a history, DataInvalid where it is not in order of arrival.
     """
     started = time.perf_counter()
@@ -117,21 +120,26 @@ def replay(
     if online and not force:
         live.refuse_if_streaming(settings)
     done, users = Replayed(name), Users()
-    arrived = _fold_history(settings, folder, done, users, progress)
+    with Merchants.of(folder, name) as merchants:
+        arrived = _fold_history(settings, folder, done, users, merchants, progress)
     ids, states = users.all()
     state.seal(states)
     _write_states(folder / "states.parquet", ids, states, arrived)
-    done.users = len(ids)
+    done.users, done.snapshots = len(ids), merchants.count
     if online:
         done.states_online = live.write_states(settings, ids, states)
+        if merchants.newest is not None:
+            live.publish_merchants(settings, name, merchants.newest)
     done.seconds = time.perf_counter() - started
     return done
 
 
-def _fold_history(settings: Settings, folder: Path, done: Replayed, users: Users, progress: Progress | None) -> int:
+def _fold_history(
+    settings: Settings, folder: Path, done: Replayed, users: Users, merchants: Merchants, progress: Progress | None
+) -> int:
     """Fold every payment and write its vector; returns the last arrival, microseconds."""
     arrived = np.iinfo(np.int64).min
-    with _atomically(folder / "features.parquet", FEATURES_SCHEMA) as writer:
+    with atomically(folder / "features.parquet", FEATURES_SCHEMA) as writer:
         for payments, arrivals, total in _batches(folder, done.data):
             if arrivals[0] < arrived or (np.diff(arrivals) < 0).any():
                 rows = f"between rows {done.payments} and {done.payments + payments.num_rows}"
@@ -139,7 +147,7 @@ def _fold_history(settings: Settings, folder: Path, done: Replayed, users: Users
             arrived = int(arrivals[-1])
             done.payments += payments.num_rows
             payments, arrivals = _ours(payments, arrivals, settings.currency, done)
-            events = events_of(payments)
+            events = events_of(payments, merchants.as_of(arrivals))
             slots = users.place(payments.column("user_id"), events.user)
             outside = np.full(len(slots), -1, np.int64)
             features, flags = kernel.fold(users.states, slots, events, -1, outside)
@@ -208,7 +216,7 @@ def _vectors(
 
 def _write_states(path: Path, ids: pa.Array, states: States, arrived: int) -> None:
     """Each user's sealed record and readable aggregates as they are at the end of the history."""
-    with _atomically(path, STATES_SCHEMA) as writer:
+    with atomically(path, STATES_SCHEMA) as writer:
         for start in range(0, len(ids), SNAPSHOT_ROWS):
             some = states[start : start + SNAPSHOT_ROWS]
             decoded = activity.decode(some)
@@ -223,15 +231,3 @@ def _write_states(path: Path, ids: pa.Array, states: States, arrived: int) -> No
                 *(pa.array(decoded[a.name], from_pandas=True).cast(_KINDS[a.kind]) for a in AGGREGATES),
             ]
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=STATES_SCHEMA))
-
-
-@contextmanager
-def _atomically(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """A Parquet writer whose file appears under its name only when everything is in it."""
-    partial = path.with_suffix(".partial")
-    try:
-        with pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=False) as writer:
-            yield writer
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

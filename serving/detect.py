@@ -17,6 +17,7 @@ from feature_repo.errors import IdConflict
 from feature_repo.hashing import events_of
 from feature_repo.parser import SAMPLE, ParseOptions, parse_one
 from feature_repo.settings import Settings
+from feature_repo.snapshot import Snapshot, lookup_in, no_snapshot
 from feature_repo.state import States, empty
 from feature_repo.transaction import rfc3339
 from serving import scorer
@@ -43,6 +44,13 @@ class StateReader(Protocol):
         """
 
 
+class MerchantReader(Protocol):
+    """The current snapshot of merchants as detection needs it."""
+
+    def newest(self) -> Snapshot | None:
+        """None where none was ever published. May block; raises DependencyDown, SnapshotUnreadable."""
+
+
 class Recorder(Protocol):
     """Puts a payment on the topic. May block; raises DependencyDown."""
 
@@ -58,12 +66,14 @@ class Detector:
         settings: Settings,
         registry: Registry,
         states: StateReader,
+        merchants: MerchantReader,
         recorder: Recorder,
         clock: Callable[[], datetime],
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._states = states
+        self._merchants = merchants
         self._recorder = recorder
         self._clock = clock
         self._options = ParseOptions(
@@ -81,7 +91,8 @@ class Detector:
         payment = parse_one(payload, int(now.timestamp() * 1e6), self._options)
         model = self._registry.held.get()
         user_id = payment.column("user_id")[0].as_py()
-        events = events_of(payment)
+        merchants = self._merchants.newest()
+        events = events_of(payment, lookup_in(merchants))
         vectors, flags = kernel.preview(self._states.read(user_id, events.user[0]), events)
         if flags[0] & kernel.CONFLICT:
             raise IdConflict
@@ -94,6 +105,7 @@ class Detector:
             **identity(payment, currency),
             **verdict,
             "ruleset_version": RULESET,
+            "side_inputs": merchants.id if merchants else None,
             "seen_before": bool(flags[0] & kernel.DUPLICATE),
             "late": bool(flags[0] & kernel.LATE),
             "processed_at": rfc3339(now),
@@ -105,7 +117,7 @@ class Detector:
     def warm(self) -> None:
         """Load or compile what `detect` runs: a new worker's first payment must not wait for it."""
         payment = parse_one(SAMPLE, SAMPLE_TIME_US)
-        events = events_of(payment)
+        events = events_of(payment, no_snapshot)
         kernel.preview(empty(events.user), events)
 
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from feature_repo.settings import Settings
-from serving.detect import Detector, StateReader
+from feature_repo.snapshot_store import SnapshotStore
+from serving.detect import Detector, MerchantReader, StateReader
 from serving.metrics import Metrics
 from serving.recorder import KafkaRecorder
 from serving.registry import Registry
@@ -26,11 +27,13 @@ class Worker:
         states: Callable[[Settings], StateReader],
         source: Callable[[Settings], Source] = lambda s: MlflowSource(s.mlflow_url, s.model_name),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        merchants: Callable[[Settings], MerchantReader] = lambda s: SnapshotStore(s.redis_url),
     ) -> None:
         self.settings = settings
         self._states = states
         self._source = source
         self._clock = clock
+        self._merchants = merchants
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -40,7 +43,8 @@ class Worker:
         self._report = Report(self.settings.redis_url, self.settings.serving_url)
         self._recorder = KafkaRecorder(self.settings)
         self._store = self._states(self.settings)
-        self.detector = Detector(self.settings, self.registry, self._store, self._recorder, self._clock)
+        merchants = self._merchants(self.settings)
+        self.detector = Detector(self.settings, self.registry, self._store, merchants, self._recorder, self._clock)
         self._warmed = threading.Event()
         threading.Thread(target=self._warm, name="vigil-warm", daemon=True).start()
         self._run("models", self._follow, self.settings.alias_poll_s)

@@ -62,6 +62,7 @@ class Decisions:
     model_version: str | None
     feature_set_id: str | None
     ruleset: str
+    side_inputs: str | None  # id of the snapshot of merchants behind the features
     currency: str  # where a payment names none
 
     def __len__(self) -> int:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo.errors import DependencyDown, StateAhead, StateLost, VigilError
 from feature_repo.settings import Settings
+from feature_repo.snapshot_store import SnapshotStore
 from serving.client import ModelClient
 from streaming.ledger import Ledger
 from streaming.publish import ORIGIN_HEADER, Publisher
@@ -81,6 +82,7 @@ class Job:
         self._sleep = sleep
         self._ledger = Ledger(settings.postgres_dsn, settings.topic)
         self._states = StateStore(settings.redis_url)
+        self._merchants = SnapshotStore(settings.redis_url)
         self._models = ModelClient(settings.serving_url, settings.model_timeout_s)
         self._publisher: Publisher | None = None
         self._repair = True
@@ -140,9 +142,10 @@ class Job:
                 self._publisher = self._publisher or Publisher(self._settings.kafka_bootstrap)
                 publish_unpublished(self._settings, self._ledger, self._publisher)
                 self._repair = False
+            snapshot = self._merchants.current()
         except DependencyDown as error:
             return [TaskResult.failed(-1, error)]
-        task = partial(run_task, self._settings, champion(self._models), self._accepted)
+        task = partial(run_task, self._settings, champion(self._models), self._accepted, snapshot)
         return [TaskResult.of(row.asDict()) for row in batch.mapInArrow(task, RESULT_SCHEMA).collect()]
 
 

@@ -23,6 +23,7 @@ from feature_repo.features import WIDTH
 from feature_repo.hashing import Events, events_of, partitions_of
 from feature_repo.parser import ParseOptions, parse, parse_one
 from feature_repo.settings import Settings
+from feature_repo.snapshot import Snapshot, lookup_in
 from serving.decision import RULESET, decide
 from streaming.decisions import (
     CURRENCY_UNSUPPORTED,
@@ -105,11 +106,18 @@ class Road:
         self._clock = clock
         self._options = parse_options(settings)
 
-    def take(self, records: Records, pin: Pin | None, accepted: frozenset[tuple[int, int, int]]) -> Taken:
+    def take(
+        self,
+        records: Records,
+        pin: Pin | None,
+        accepted: frozenset[tuple[int, int, int]],
+        merchants: Snapshot | None,
+    ) -> Taken:
         """Decide one range, exactly once.
 
         1 parse, 2 claim, 3 load, 4 fold, 5 score, 6 decide, 7 commit, 8 save, 9 publish.
-        `accepted` are ranges (partition, first, last offset) whose dead letters an operator accepted.
+        `accepted` are ranges (partition, first, last offset) whose dead letters an operator accepted;
+        `merchants` is the batch's snapshot, None where none was ever made.
         Raises LedgerMoved or Fenced when another job has the partition, SchemaBreak, StateLost, StateAhead,
         StateCorrupt, and DependencyDown from a store: the same range may then simply be taken again.
         """
@@ -122,7 +130,7 @@ class Road:
         watch.lap("claim")
         self._refuse_schema_break(records, placed, committed, accepted)
         placed = placed.after(records.offsets[placed.rows] >= folded_until)
-        events = events_of(placed.payments)
+        events = events_of(placed.payments, lookup_in(merchants))
         folded, laps = self._fold(records, placed, events)
         watch.laps(laps)
         fresh = records.offsets[placed.rows] >= committed
@@ -130,7 +138,7 @@ class Road:
             raise StateCorrupt(f"partition {records.partition}: a user state is ahead of folded_until")
         scores = self._score(placed, folded, fresh, pin)
         watch.lap("score")
-        decisions, letters = self._decide(records, placed, folded, fresh, scores, committed)
+        decisions, letters = self._decide(records, placed, folded, fresh, scores, committed, merchants)
         watch.lap("decide")
         done = self._range(records, attempt, committed, decisions, letters)
         if done.records:
@@ -232,6 +240,7 @@ class Road:
         fresh: npt.NDArray[np.bool_],
         scored: tuple[npt.NDArray[np.int64], Scores],
         committed: int,
+        merchants: Snapshot | None,
     ) -> tuple[Decisions, list[DeadLetter]]:
         positions, scores = scored
         n = len(placed.rows)
@@ -272,6 +281,7 @@ class Road:
             model_version=scores.pin.version if scores.pin else None,
             feature_set_id=scores.pin.feature_set_id if scores.pin else None,
             ruleset=RULESET,
+            side_inputs=merchants.id if merchants else None,
             currency=self._settings.currency,
         )
         return decisions, letters

@@ -25,7 +25,7 @@ VERDICT = (
 )  # fmt: skip
 DECISION_COLUMNS = (
     "kafka_topic", *NUMBERS, *TEXTS, "amount", "currency", *VERDICT, "ruleset_version", "anomaly_score",
-    "reason_shares", "features",
+    "reason_shares", "features", "side_inputs",
 )  # fmt: skip
 DEAD_LETTER_COLUMNS = (
     "kafka_topic", "kafka_partition", "kafka_offset", "payload_bytes", "ingested_at", "processed_at", "code", "detail",
@@ -37,6 +37,7 @@ def decision_copy(d: Decisions) -> bytes:
     """All decisions as one COPY file, sorted by user so that the user index is written in runs."""
     payments, scored = d.payments, d.outcome == SCORED
     verdicts, codes = d.verdicts()
+    without_features = np.isnan(d.features[:, 0])
     numbers = _numbers(
         {
             "id": (row_id(d.partition, d.offsets), 8),
@@ -59,7 +60,8 @@ def decision_copy(d: Decisions) -> bytes:
         _field(d.ruleset.encode()),
         framed(fixed(d.scores.astype(">f4"), scored)),
         framed(_shares(d)),
-        framed(fixed(d.features.astype("<f4"), ~np.isnan(d.features[:, 0]))),
+        framed(fixed(d.features.astype("<f4"), ~without_features)),
+        coded([_field(_text(d.side_inputs)), _field(None)], without_features.astype(np.int64)),
     ]
     order = payments.column("user_id").dictionary_encode().indices.to_numpy().argsort(kind="stable")
     body, _ = join(parts, order)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from feature_repo import errors
 from feature_repo.errors import DependencyDown, VigilError
 from feature_repo.settings import Settings
+from feature_repo.snapshot_store import SnapshotStore
 from serving.client import ModelClient
 from streaming.ledger import Ledger
 from streaming.partition import Road, Taken
@@ -120,10 +121,17 @@ def _road(settings: Settings) -> Road:
     )
 
 
+@lru_cache(maxsize=1)
+def _snapshots(redis_url: str) -> SnapshotStore:
+    """Keeps the snapshot it read last, for the tasks of many batches."""
+    return SnapshotStore(redis_url)
+
+
 def run_task(
     settings: Settings,
     pin: Pin | None,
     accepted: frozenset[tuple[int, int, int]],
+    snapshot_id: str | None,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Take the range of one Kafka partition that Spark gave this task; answers one row, or none for no records."""
@@ -132,7 +140,8 @@ def run_task(
         return
     records = _records(pa.Table.from_batches(pieces))
     try:
-        result = TaskResult.done(_road(settings).take(records, pin, accepted))
+        merchants = _snapshots(settings.redis_url).load(snapshot_id)
+        result = TaskResult.done(_road(settings).take(records, pin, accepted, merchants))
     except VigilError as error:
         result = TaskResult.failed(records.partition, error)
     yield result.to_arrow()

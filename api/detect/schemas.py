@@ -43,6 +43,7 @@ class Detection(BaseModel):
                 "reason_shares": [0.61, 0.18],
                 "features": {"amount_log": 7.3139, "amount_ratio_30d": 2.184, "history": 3.9318},
                 "artifact_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                "side_inputs": "ms_4d0c3cf2a5b9e817",
                 "seen_before": False,
             }
         }
@@ -65,6 +66,7 @@ class Detection(BaseModel):
     feature_set_id: str | None
     artifact_sha256: str | None
     ruleset_version: str
+    side_inputs: str | None = Field(description="snapshot of merchants behind the features")
     seen_before: bool = Field(description="the same payment is among the user's last 32")
     late: bool
     processed_at: str

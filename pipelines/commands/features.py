@@ -1,6 +1,7 @@
-"""Commands about features: the catalogue, a user's live aggregates, a history's vectors."""
+"""Commands about features: the catalogue, what is known of a user or a merchant, a history's vectors."""
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -9,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from feature_repo import settings as configuration
-from feature_repo.features import CATALOGUE, NAMES, feature_set_id
+from feature_repo.features import CATALOGUE, NAMES, RING_SIZE, feature_set_id
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
@@ -44,30 +45,32 @@ def replay(
         f"left out: {done.duplicates:,} repeats, {done.conflicts:,} conflicting ids, "
         f"{done.other_currency:,} in another currency"
     )
+    typer.echo(f"{done.snapshots:,} daily snapshots of merchants")
     if online:
-        typer.echo(f"{done.states_online:,} user states are live")
+        typer.echo(f"{done.states_online:,} user states and the newest snapshot are live")
 
 
 def features(
     user: Annotated[str | None, typer.Option("--user", help="show this user's live aggregates")] = None,
+    merchant: Annotated[str | None, typer.Option("--merchant", help="show what the snapshot says of it")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the feature catalogue, or what the online store knows of one user."""
+    """Print the feature catalogue, or what the online store knows of one user or merchant."""
     if user is not None:
         _print_user(user, as_json)
         return
+    if merchant is not None:
+        _print_merchant(merchant, as_json)
+        return
     if as_json:
-        entries = [
-            {"name": f.name, "window": f.window, "meaning": f.meaning, "reason": f.reason, "version": f.version}
-            for f in CATALOGUE
-        ]
+        entries = [asdict(f) | {"beyond_ring": f.beyond_ring} for f in CATALOGUE]
         typer.echo(json.dumps({"feature_set_id": feature_set_id(NAMES), "features": entries}))
         return
     table = Table(title=f"{len(CATALOGUE)} features, {feature_set_id(NAMES)}")
-    for heading in ("name", "window", "meaning", "reason"):
+    for heading in ("name", "window", f"over {RING_SIZE} payments", "meaning", "reason"):
         table.add_column(heading)
     for f in CATALOGUE:
-        table.add_row(f.name, f.window, f.meaning, f.reason)
+        table.add_row(f.name, f.window, f.beyond_ring, f.meaning, f.reason)
     Console().print(table)
 
 
@@ -91,6 +94,26 @@ def _print_user(user: str, as_json: bool) -> None:
     for aggregate in AGGREGATES:
         value = values[aggregate.name]
         table.add_row(aggregate.name, "-" if value is None else str(value), aggregate.meaning)
+    Console().print(table)
+
+
+def _print_merchant(merchant: str, as_json: bool) -> None:
+    from feature_repo import definitions
+    from feature_repo.snapshot import COLUMNS
+
+    store = definitions.store(configuration.load())
+    names = [f"{definitions.MERCHANT_VIEW}:{name}" for name in COLUMNS]
+    answer = store.get_online_features(features=names, entity_rows=[{"merchant": merchant}]).to_dict()
+    values = {name: answer[name][0] for name in COLUMNS}
+    if as_json:
+        typer.echo(json.dumps({"merchant": merchant, **values}))
+        return
+    if values[COLUMNS[0]] is None:
+        typer.echo(f"no snapshot knows {merchant}: nobody has paid there lately")
+        return
+    table = Table("column", "value", title=merchant)
+    for name, value in values.items():
+        table.add_row(name, f"{value:g}")
     Console().print(table)
 
 

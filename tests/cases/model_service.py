@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from feature_repo import state
 from feature_repo.errors import DependencyDown, StoreUnavailable
 from feature_repo.settings import Settings, load
+from feature_repo.snapshot import Snapshot
 from feature_repo.state import States
 from serving.detect import StateReader
 from serving.endpoints import create_app
@@ -73,6 +74,13 @@ class MemoryStates:
         return state.empty(np.array([user_hash])) if found is None else found.copy()
 
 
+class NoMerchants:
+    """A store in which no snapshot was ever published."""
+
+    def newest(self) -> Snapshot | None:
+        return None
+
+
 def settings_for(home: Path, **overrides: object) -> Settings:
     """Settings whose servers nobody runs: port 1 refuses at once."""
     nowhere: dict[str, object] = {
@@ -90,7 +98,13 @@ def settings_for(home: Path, **overrides: object) -> Settings:
 
 def worker_for(settings: Settings, source: FolderSource, states: StateReader, now: datetime | None = None) -> Worker:
     """A worker over these; `now` stops its clock."""
-    return Worker(settings, states=lambda _: states, source=lambda _: source, clock=lambda: now or datetime.now(UTC))
+    return Worker(
+        settings,
+        states=lambda _: states,
+        source=lambda _: source,
+        clock=lambda: now or datetime.now(UTC),
+        merchants=lambda _: NoMerchants(),
+    )
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from feature_repo import kernel, state
 from feature_repo.hashing import events_of
 from feature_repo.parser import parse_one
 from feature_repo.settings import Settings
+from feature_repo.snapshot import no_snapshot
 from pipelines import road as look
 from pipelines.clock import SystemClock
 from pipelines.defects import Defects
@@ -140,7 +141,7 @@ def test_stream_features_equal_the_kernel_on_the_raw_messages(road: Road) -> Non
     by_id = {one["transaction_id"]: one for one in messages}
     now = int(time.time() * 1e6)
     batches = [parse_one(json.dumps(by_id[name]).encode(), now) for name, _ in stored]
-    events = events_of(pa.Table.from_batches(batches).combine_chunks().to_batches()[0])
+    events = events_of(pa.Table.from_batches(batches).combine_chunks().to_batches()[0], no_snapshot)
     users = np.unique(events.user)
     features, _ = kernel.fold(state.empty(users), np.zeros(40, np.int64), events, -1, np.arange(40))
     assert [row.tobytes() for row in features] == [features for _, features in stored]

@@ -27,6 +27,7 @@ from feature_repo.features import NAMES
 from feature_repo.hashing import partitions_of
 from feature_repo.keys import state_key
 from feature_repo.settings import Settings
+from feature_repo.snapshot import no_snapshot
 from feature_repo.transaction import SCHEMA
 from pipelines.replay import replay
 from tests.live import environment
@@ -54,7 +55,7 @@ def payments() -> list[Payment]:
 @pytest.fixture
 def log(stack: Settings, payments: list[Payment]) -> Log:
     """The payments folded, all but the last, and the states saved as the job saves them."""
-    log = Log(payments)
+    log = Log(payments, no_snapshot)
     log.fold(0, len(payments) - 1)
     state.seal(log.states)
     users = {int(slot): payment.user for slot, payment in zip(log.slots, payments, strict=True)}
@@ -119,7 +120,7 @@ def test_the_on_demand_view_knows_new_users(feast: FeatureStore) -> None:
     service = feast.get_feature_service(definitions.ONLINE_SERVICE)
     stranger = Payment("t", uuid4().hex, 10**15, 12.5, "shop", "town", "card")
     answer = feast.get_online_features(features=service, entity_rows=rows_of([stranger, stranger])).to_dict()
-    expected, _ = Log([stranger]).fold()
+    expected, _ = Log([stranger], no_snapshot).fold()
     assert [answer[name][1] for name in NAMES] == expected[0].tolist()
 
 
@@ -186,7 +187,7 @@ def stack_with_history(stack: Settings, payments: list[Payment], name: str = "de
 def test_training_rows_are_exactly_the_kernels_vectors(stack: Settings, payments: list[Payment]) -> None:
     replay(stack_with_history(stack, payments, "small"), "small")
     feast = definitions.apply(stack, "small")
-    features, flags = Log(payments).fold()
+    features, flags = Log(payments, no_snapshot).fold()
     kept = np.flatnonzero(flags & (kernel.DUPLICATE | kernel.CONFLICT) == 0)
     asked = pd.DataFrame(
         {
@@ -293,4 +294,4 @@ def test_columns_come_from_the_catalogue(stack: Settings) -> None:
         (projection,) = feast.get_feature_service(service).feature_view_projections
         assert tuple(field.name for field in projection.features) == NAMES
     request = feast.get_data_source("payment")
-    assert {field.name for field in request.schema} == set(SCHEMA.names) - {"user_id"}
+    assert {field.name for field in request.schema} == set(SCHEMA.names) - {"user_id", "merchant"}

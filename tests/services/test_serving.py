@@ -31,6 +31,7 @@ from feature_repo.keys import state_key
 from feature_repo.parser import parse_one
 from feature_repo.problem import MEDIA_TYPE
 from feature_repo.settings import Settings
+from feature_repo.snapshot import no_snapshot
 from serving.client import ModelClient
 from tests.cases import tiny_model
 from tests.live import environment
@@ -222,7 +223,7 @@ def test_detection_reads_the_state_the_stream_wrote(stack: Settings, url: str) -
         for i in range(12)
     ]
     newest = payment(user_id=user, amount=900, timestamp=now.isoformat())
-    events = events_of(pa.Table.from_batches([*past, parse(newest)]).combine_chunks().to_batches()[0])
+    events = events_of(pa.Table.from_batches([*past, parse(newest)]).combine_chunks().to_batches()[0], no_snapshot)
     record = state.empty(events.user[:1])
     features, _ = kernel.fold(record, np.zeros(13, np.int64), events, -1, np.arange(13))
     store_state(stack, user, past)
@@ -233,7 +234,7 @@ def test_detection_reads_the_state_the_stream_wrote(stack: Settings, url: str) -
 
 def store_state(settings: Settings, user: str, past: list[pa.RecordBatch]) -> None:
     """What the stream leaves in Redis after these payments."""
-    events = events_of(pa.Table.from_batches(past).combine_chunks().to_batches()[0])
+    events = events_of(pa.Table.from_batches(past).combine_chunks().to_batches()[0], no_snapshot)
     record = state.empty(events.user[:1])
     kernel.fold(record, np.zeros(len(past), np.int64), events, 0, np.arange(len(past)))
     state.seal(record)

@@ -15,11 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from feature_repo.features import RING_SIZE, SHRINK_K
-from feature_repo.kernel import CONFLICT, DAY, DUPLICATE, EARTH_RADIUS_KM, HOUR, LATE, PRIOR_VARIANCE, SMALL_SHARE
+from feature_repo.kernel import EARTH_RADIUS_KM, PRIOR_VARIANCE, SMALL_SHARE
+from feature_repo.memory import CONFLICT, DUPLICATE, LATE
+from feature_repo.state import DAY, HOUR
 
 MONTH_OF_SILENCE = 30 * DAY
 MINUTE = HOUR // 60
 SECOND = MINUTE // 60
+MerchantStats = tuple[float, float, float, float]  # payments of 7 and 30 days, excess risk of 7 and 30 days
+UNKNOWN_MERCHANT: MerchantStats = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Meant:
     borderline: frozenset[str] = frozenset()
 
 
-def meanings(payments: list[Payment]) -> list[Meant]:
-    """What the kernel should say of payments in order of arrival."""
+def meanings(payments: list[Payment], known: dict[str, MerchantStats]) -> list[Meant]:
+    """What the kernel should say of payments in order of arrival, all of which use one snapshot of merchants."""
     lives: dict[str, list[Payment]] = {}  # by user: payments since the last reset
     out = []
     for payment in payments:
@@ -64,12 +68,12 @@ def meanings(payments: list[Payment]) -> list[Meant]:
         if payment.time - newest > MONTH_OF_SILENCE:
             past.clear()
         flags = LATE if past and payment.time < newest else 0
-        out.append(Meant(flags, meaning(payment, past), borderline(payment, past)))
+        out.append(Meant(flags, meaning(payment, past, known), borderline(payment, past)))
         past.append(payment)
     return out
 
 
-def meaning(p: Payment, past: list[Payment]) -> dict[str, float]:
+def meaning(p: Payment, past: list[Payment], known: dict[str, MerchantStats]) -> dict[str, float]:
     """Every feature of one payment, from the user's earlier payments in order of arrival."""
     n = len(past)
     now = max([p.time, *(q.time for q in past)])
@@ -84,6 +88,7 @@ def meaning(p: Payment, past: list[Payment]) -> dict[str, float]:
     small = [q for q in ring_1h if remembered(q.amount) < small_limit(month)]
     days_known = min(30.0, max(1.0, (now - min(q.time for q in past)) / DAY)) if past else 1.0
     ratio_30d = ratio(p.amount, month)
+    stats = known.get(p.merchant, UNKNOWN_MERCHANT)
     return {
         "amount_log": math.log(1 + p.amount),
         "amount_ratio_7d": ratio(p.amount, week),
@@ -107,6 +112,16 @@ def meaning(p: Payment, past: list[Payment]) -> dict[str, float]:
         "small_run_1h": math.log(1 + len(small)),
         "jump_after_small": math.log(1 + len(small)) * max(0.0, ratio_30d),
         "history": math.log(1 + n),
+        "amount_z_7d": recent_z_score(p.amount, past, now),
+        "rate_1h": math.log((1 + len(ring_1h)) / (1 + len(month) / days_known / 24)),
+        "rate_7d": math.log((1 + len(week)) / (1 + len(month) / days_known * min(7, days_known))),
+        "spend_1h": math.log((1 + total(ring_1h)) / (1 + total(month) / days_known)),
+        "spend_7d": math.log((1 + total(week)) / (1 + total(month) / days_known * min(7, days_known))),
+        "merchant_repeats_24h": math.log(1 + sum(q.merchant == p.merchant for q in ring_24h)),
+        "merchant_volume_7d": math.log(1 + stats[0]),
+        "merchant_volume_30d": math.log(1 + stats[1]),
+        "merchant_risk_7d": stats[2],
+        "merchant_risk_30d": stats[3],
     }
 
 
@@ -141,6 +156,19 @@ def z_score(amount: float, past: list[Payment]) -> float:
     mean = sum(logs) / len(logs) if logs else 0.0
     squares = sum((x - mean) ** 2 for x in logs)
     return (math.log(1 + amount) - mean) / math.sqrt((squares + SHRINK_K * PRIOR_VARIANCE) / (len(past) + SHRINK_K))
+
+
+def recent_z_score(amount: float, past: list[Payment], now: int) -> float:
+    """z_score with payments that weigh half as much for each seven days they lie before `now`."""
+    if not past:
+        return 0.0
+    weights = [0.5 ** ((now - q.time) / (7 * DAY)) for q in past]
+    logs = [math.log(1 + q.amount) for q in past]
+    weight = math.fsum(weights)
+    mean = math.fsum(w * x for w, x in zip(weights, logs, strict=True)) / weight
+    squares = math.fsum(w * (x - mean) ** 2 for w, x in zip(weights, logs, strict=True))
+    deviation = math.sqrt((squares + SHRINK_K * PRIOR_VARIANCE) / (weight + SHRINK_K))
+    return weight / (weight + SHRINK_K) * (math.log(1 + amount) - mean) / deviation
 
 
 def hour_closeness(p: Payment, past: list[Payment]) -> float:

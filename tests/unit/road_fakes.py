@@ -20,6 +20,7 @@ class FakeLedger:
     committed: dict[int, int] = field(default_factory=dict)
     attempts: dict[int, str] = field(default_factory=dict)
     ranges: list[Range] = field(default_factory=list)
+    copies: list[bytes] = field(default_factory=list)  # of decisions, as PostgreSQL would get them
     published: list[tuple[int, int]] = field(default_factory=list)
     fail_after_commit: bool = False  # the connection breaks once the transaction is through
 
@@ -35,6 +36,7 @@ class FakeLedger:
         assert bool(dead_letters) == bool(done.dead_letters)
         self.committed[done.partition] = done.until
         self.ranges.append(done)
+        self.copies.append(decisions)
         if self.fail_after_commit:
             self.fail_after_commit = False
             raise DependencyDown("PostgreSQL", "memory", "connection cut after COMMIT")

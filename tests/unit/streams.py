@@ -8,11 +8,11 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from feature_repo import kernel
-from feature_repo.hashing import Events, events_of
-from feature_repo.kernel import DAY, HOUR
-from feature_repo.state import States, empty
+from feature_repo.hashing import Events, events_of, hash_texts
+from feature_repo.snapshot import MerchantLookup, Snapshot
+from feature_repo.state import DAY, HOUR, States, empty
 from feature_repo.transaction import SCHEMA
-from tests.unit.oracle import MINUTE, SECOND, Payment
+from tests.unit.oracle import MINUTE, SECOND, MerchantStats, Payment
 
 USERS = ("ada", "bob", "ümit")
 MERCHANTS = tuple(f"merchant {i}" for i in range(8))
@@ -21,11 +21,28 @@ METHODS = ("card", "wallet", "transfer")
 DEVICES = (None, "phone", "laptop", "watch")
 SPOTS = ((None, None), (52.52, 13.405), (52.53, 13.41), (-33.8688, 151.2093), (90.0, 0.0), (0.0, -180.0))
 AMOUNTS = (0.0001, 0.01, 1.0, 5.0, 9.99, 10.0, 50.0, 99.9999, 1_000.0, 123_456.78, 1e12)
+# What the snapshot of these tests says: payments of 7 and 30 days, excess risk of 7 and 30 days.
+KNOWN: dict[str, MerchantStats] = {
+    "merchant 1": (12.0, 640.0, 0.0, 0.0),
+    "merchant 2": (0.0, 3.0, 0.815, 0.272),
+    "merchant 3": (1e6, 4e6, -0.0125, -0.005),
+    "merchant 5": (0.0, 0.0, 0.0, 0.025),
+    "somewhere else": (7.0, 7.0, 0.7, 0.7),
+}
 STEPS = (
     0, 1, SECOND, 30 * SECOND, MINUTE, 10 * MINUTE, HOUR - 1, HOUR, 5 * HOUR, DAY, 6 * DAY, 7 * DAY, 29 * DAY,
     30 * DAY, 30 * DAY + 1, 45 * DAY,
     -1, -SECOND, -MINUTE, -HOUR, -DAY, -8 * DAY, -40 * DAY,
 )  # fmt: skip
+
+
+def snapshot_of(known: dict[str, MerchantStats], effective_at: int = 0) -> Snapshot:
+    hashes = hash_texts(pa.array(list(known), pa.string()), "merchant")
+    order = np.argsort(hashes)
+    return Snapshot(effective_at, hashes[order], np.array(list(known.values()), np.float32).reshape(-1, 4)[order])
+
+
+SNAPSHOT = snapshot_of(KNOWN)
 FIRST = 10 * 365 * DAY  # 1979: steps back stay after 1970
 LAST = 130 * 365 * DAY  # 2099
 
@@ -122,9 +139,9 @@ def batch_of(payments: list[Payment]) -> pa.RecordBatch:
 class Log:
     """A stream as one Kafka partition holds it: its events, and fresh states of its users to fold into."""
 
-    def __init__(self, payments: list[Payment]) -> None:
+    def __init__(self, payments: list[Payment], merchants: MerchantLookup = SNAPSHOT.look_up) -> None:
         self.payments = payments
-        self.events: Events = events_of(batch_of(payments))
+        self.events: Events = events_of(batch_of(payments), merchants)
         users, slots = np.unique(self.events.user, return_inverse=True)
         self.slots = slots.astype(np.int64)
         self.states: States = empty(users)

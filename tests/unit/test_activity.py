@@ -7,7 +7,7 @@ import pytest
 
 from feature_repo import activity, state
 from feature_repo.features import RING_SIZE
-from feature_repo.kernel import DAY, HOUR
+from feature_repo.state import DAY, HOUR
 from tests.unit.oracle import MINUTE, MONTH_OF_SILENCE, Payment
 from tests.unit.streams import Log, long_stream
 

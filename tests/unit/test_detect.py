@@ -11,13 +11,22 @@ import pyarrow as pa
 import pytest
 
 from feature_repo import features, kernel
-from feature_repo.errors import BadRecord, DependencyDown, IdConflict, ModelLoading, StoreUnavailable
+from feature_repo.errors import (
+    BadRecord,
+    DependencyDown,
+    IdConflict,
+    ModelLoading,
+    SnapshotUnreadable,
+    StoreUnavailable,
+)
 from feature_repo.hashing import events_of
 from feature_repo.parser import parse_one
+from feature_repo.snapshot import Snapshot, no_snapshot
 from serving.decision import RULESET
 from serving.detect import Detector
 from serving.registry import Registry
 from tests.cases.model_service import FolderSource, MemoryStates, settings_for
+from tests.unit.streams import snapshot_of
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PAYMENT = {
@@ -29,6 +38,8 @@ PAYMENT = {
     "location": "New York",
     "payment_method": "credit_card",
 }
+
+SNAPSHOT = snapshot_of({"Corner Café": (25.0, 90.0, 0.5, 0.25)})
 
 Detect = Callable[..., dict[str, Any]]
 
@@ -45,6 +56,24 @@ class Topic:
             raise DependencyDown("Kafka", "here", "switched off by the test")
         self.payments.append((user_id, payload))
         return f"transactions-0-{len(self.payments) - 1}"
+
+
+class Merchants:
+    """A reader of one snapshot; `lost` is a snapshot that is named and cannot be read."""
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = SNAPSHOT
+        self.lost = False
+
+    def newest(self) -> Snapshot | None:
+        if self.lost:
+            raise SnapshotUnreadable("here", SNAPSHOT.id, "switched off by the test")
+        return self.snapshot
+
+
+@pytest.fixture
+def merchants() -> Merchants:
+    return Merchants()
 
 
 @pytest.fixture
@@ -72,8 +101,8 @@ def registry(source: FolderSource, tmp_path: Path) -> Registry:
 
 
 @pytest.fixture
-def detect(states: MemoryStates, topic: Topic, registry: Registry, tmp_path: Path) -> Detect:
-    detector = Detector(settings_for(tmp_path), registry, states, topic, clock=lambda: NOW)
+def detect(states: MemoryStates, merchants: Merchants, topic: Topic, registry: Registry, tmp_path: Path) -> Detect:
+    detector = Detector(settings_for(tmp_path), registry, states, merchants, topic, clock=lambda: NOW)
 
     def call(record: bool = False, **changes: Any) -> dict[str, Any]:
         return detector.detect(json.dumps({**PAYMENT, **changes}).encode(), record)
@@ -102,7 +131,7 @@ def payments(count: int, **changes: Any) -> pa.RecordBatch:
 
 def live_through(states: MemoryStates, past: pa.RecordBatch) -> None:
     """Fold payments into the user's stored state, as the stream does."""
-    events = events_of(past)
+    events = events_of(past, no_snapshot)
     record = states.read("user_1", events.user[0])
     kernel.fold(record, np.zeros(len(past), np.int64), events, -1, np.arange(len(past)))
     states.records[int(events.user[0])] = record
@@ -144,7 +173,7 @@ def test_features_are_those_the_stream_would_compute(detect: Detect, states: Mem
     live_through(states, past)
     answer = detect(amount=99.99)
     now = parse_one(json.dumps({**PAYMENT, "amount": 99.99}).encode(), int(NOW.timestamp() * 1e6))
-    events = events_of(pa.Table.from_batches([past, now]).combine_chunks().to_batches()[0])
+    events = events_of(pa.Table.from_batches([past, now]).combine_chunks().to_batches()[0], SNAPSHOT.look_up)
     fresh = MemoryStates().read("user_1", events.user[0])
     vectors, _ = kernel.fold(fresh, np.zeros(11, np.int64), events, -1, np.arange(11))
     assert list(answer["features"].values()) == [float(str(value)) for value in vectors[-1]]
@@ -211,9 +240,26 @@ def test_without_the_state_there_is_no_score(detect: Detect, states: MemoryState
         detect()
 
 
+def test_the_answer_names_the_snapshot_its_merchant_was_looked_up_in(detect: Detect, merchants: Merchants) -> None:
+    answer = detect()
+    assert answer["side_inputs"] == SNAPSHOT.id
+    assert answer["features"]["merchant_risk_30d"] == 0.25
+    assert detect(merchant="elsewhere")["features"]["merchant_risk_30d"] == 0
+    merchants.snapshot = None
+    answer = detect()
+    assert answer["side_inputs"] is None
+    assert answer["features"]["merchant_risk_30d"] == 0
+
+
+def test_without_the_snapshot_that_should_be_there_is_no_score(detect: Detect, merchants: Merchants) -> None:
+    merchants.lost = True
+    with pytest.raises(SnapshotUnreadable):
+        detect()
+
+
 def test_without_a_model_there_is_no_decision(states: MemoryStates, topic: Topic, tmp_path: Path) -> None:
     empty = Registry(FolderSource(tmp_path), tmp_path / "other")
-    detector = Detector(settings_for(tmp_path), empty, states, topic, clock=lambda: NOW)
+    detector = Detector(settings_for(tmp_path), empty, states, Merchants(), topic, clock=lambda: NOW)
     with pytest.raises(ModelLoading):
         detector.detect(json.dumps(PAYMENT).encode(), False)
 

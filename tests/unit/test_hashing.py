@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.hashing import events_of, hash_texts, partitions_of
+from feature_repo.snapshot import no_snapshot
 from tests.unit.oracle import Payment
 from tests.unit.streams import batch_of
 
@@ -69,14 +70,14 @@ def test_equal_payments_have_equal_payloads_and_every_field_counts() -> None:
             "longitude": None,
         }.items()
     ]
-    payloads = events_of(batch_of([PAYMENT, PAYMENT, *others])).payload
+    payloads = events_of(batch_of([PAYMENT, PAYMENT, *others]), no_snapshot).payload
     assert payloads[0] == payloads[1]
     assert len(np.unique(payloads)) == 1 + len(others)
 
 
 def test_columns_outside_the_features_count_in_the_payload_too() -> None:
     batch = batch_of([PAYMENT])
-    plain = events_of(batch).payload[0]
+    plain = events_of(batch, no_snapshot).payload[0]
     for name in ("currency", "merchant_category", "channel"):
         changed = batch.set_column(batch.schema.get_field_index(name), name, pa.array(["x"]))
-        assert events_of(changed).payload[0] != plain, name
+        assert events_of(changed, no_snapshot).payload[0] != plain, name

@@ -46,6 +46,7 @@ def decided(payments: pa.RecordBatch) -> Decisions:
         model_version="3",
         feature_set_id="fs_0123456789abcdef",
         ruleset="v0",
+        side_inputs="ms_0123456789abcdef",
         currency="USD",
     )
 

@@ -8,10 +8,12 @@ import pytest
 from feature_repo.errors import DependencyDown, Fenced, LedgerMoved, SchemaBreak, StateAhead, StateLost
 from feature_repo.hashing import partitions_of
 from feature_repo.settings import Settings
+from feature_repo.snapshot import Snapshot
 from streaming.partition import Road, Taken
 from streaming.records import Records
 from streaming.scoring import Pin
 from tests.unit.road_fakes import PIN, FakeLedger, FakePublisher, FakeStates, score_by_amount
+from tests.unit.streams import snapshot_of
 
 NOW_US = 1_800_000_000_000_000
 SETTINGS = Settings(partitions=1)
@@ -67,8 +69,9 @@ class World:
         first: int = 0,
         pin: Pin | None = PIN,
         accepted: frozenset[tuple[int, int, int]] = frozenset(),
+        merchants: Snapshot | None = None,
     ) -> Taken:
-        return self.road.take(records(values, first), pin, accepted)
+        return self.road.take(records(values, first), pin, accepted, merchants)
 
     def documents(self, topic: str) -> list[dict[str, Any]]:
         return [json.loads(message["value"]) for name, _, message in self.publisher.sent if name == topic]
@@ -191,17 +194,28 @@ def test_a_flagged_payment_is_an_alert_with_its_reason() -> None:
     assert (alerts[0]["is_anomaly"], alerts[0]["decision"], alerts[0]["model_version"]) == (True, "review", "7")
 
 
+def test_rows_with_features_name_the_snapshot_their_merchants_were_looked_up_in() -> None:
+    world = World()
+    snapshot = snapshot_of({"Online Store": (5.0, 20.0, 0.0, 0.3)})
+    world.take([payment(1), payment(1), payment(2, currency="EUR"), payment(3)], merchants=snapshot)
+    world.take([payment(4)], first=4)
+    first, second = world.ledger.copies
+    assert first.count(snapshot.id.encode()) == 2  # neither the repeat nor the foreign payment has features
+    assert b"ms_" not in second
+    assert np.array(0.3, "<f4").tobytes() in first
+
+
 def test_a_misplaced_payment_is_put_in_its_place_once() -> None:
     settings = Settings(partitions=8)
     world = World(settings)
     belongs = int(partitions_of(pa.array(["u1"]), 8)[0])
     wrong = (belongs + 1) % 8
-    world.road.take(records([payment(1)], partition=wrong), PIN, frozenset())
+    world.road.take(records([payment(1)], partition=wrong), PIN, frozenset(), None)
     assert [(p, k) for p, k, _, _ in world.publisher.again] == [(belongs, b"u1")]
     assert world.publisher.again[0][3] == f"transactions-{wrong}-0"
     assert world.ledger.ranges[0].dead_letters == 1
     assert not world.documents("transactions.dlq")
-    again = world.road.take(records([payment(1)], first=1, partition=wrong, moved=True), PIN, frozenset())
+    again = world.road.take(records([payment(1)], first=1, partition=wrong, moved=True), PIN, frozenset(), None)
     assert again.outcomes == {"KEY_MISMATCH": 1}
     assert len(world.publisher.again) == 1
 

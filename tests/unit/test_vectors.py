@@ -9,9 +9,10 @@ from feature_repo import kernel, state
 from feature_repo.errors import StateCorrupt
 from feature_repo.features import NAMES
 from feature_repo.hashing import events_of
+from feature_repo.snapshot import COLUMNS
 from feature_repo.transaction import SCHEMA
 from feature_repo.vectors import REQUEST, vectors
-from tests.unit.streams import Log, batch_of, long_stream
+from tests.unit.streams import KNOWN, SNAPSHOT, Log, batch_of, long_stream
 
 
 def request(log: Log, rows: list[int], states: list[bytes | None]) -> dict[str, list[Any]]:
@@ -19,6 +20,8 @@ def request(log: Log, rows: list[int], states: list[bytes | None]) -> dict[str, 
     batch = batch_of([log.payments[row] for row in rows])
     columns = {name: batch.column(name).to_pylist() for name in SCHEMA.names}
     columns["event_time"] = [log.payments[row].time for row in rows]
+    for position, name in enumerate(COLUMNS):
+        columns[name] = [KNOWN[m][position] if m in KNOWN else None for m in columns["merchant"]]
     return columns | {"state": states}
 
 
@@ -36,7 +39,7 @@ def test_vectors_are_those_of_the_kernel() -> None:
 def test_a_user_without_a_record_is_new() -> None:
     log = Log(long_stream(1, size=1))
     got = vectors(request(log, [0], [None]))
-    expected, _ = kernel.preview(log.states, events_of(batch_of(log.payments)))
+    expected, _ = kernel.preview(log.states, events_of(batch_of(log.payments), SNAPSHOT.look_up))
     assert [values[0] for values in got.values()] == expected[0].tolist()
     assert got["history"] == [0.0]
 
@@ -59,5 +62,5 @@ def test_a_record_of_somebody_else_is_refused() -> None:
         vectors(request(log, [49], [stranger]))
 
 
-def test_the_request_is_the_contract_without_the_entity() -> None:
-    assert {field.name for field in REQUEST} == set(SCHEMA.names) - {"user_id"}
+def test_the_request_is_the_contract_without_the_entities() -> None:
+    assert {field.name for field in REQUEST} == set(SCHEMA.names) - {"user_id", "merchant"}
