@@ -68,9 +68,7 @@ def average_precisions(score: FloatArray, fraud: BoolArray, users: Users) -> Dou
 
 
 @entry  # type: ignore[untyped-decorator]  # numba has no types
-def _walk(
-    counts: Counts, codes: npt.NDArray[np.int64], fraud: BoolArray, ends: BoolArray, result: DoubleArray
-) -> None:
+def _walk(counts: Counts, codes: npt.NDArray[np.int64], fraud: BoolArray, ends: BoolArray, result: DoubleArray) -> None:
     """Down the ranking once per draw; `ends` marks the last row of each tie, where precision is taken.
 
     A user's count is looked up in a row of a few kilobytes that stays in the cache: 500 draws of 100,000
