@@ -67,7 +67,7 @@ def average_precisions(score: FloatArray, fraud: BoolArray, users: Users) -> Dou
     return result
 
 
-@entry  # type: ignore[untyped-decorator]  # numba has no types
+@entry
 def _walk(counts: Counts, codes: npt.NDArray[np.int64], fraud: BoolArray, ends: BoolArray, result: DoubleArray) -> None:
     """Down the ranking once per draw; `ends` marks the last row of each tie, where precision is taken.
 

@@ -89,9 +89,9 @@ class Comparison:
                 yield f"mechanism {name}", ~fraud | (self.mechanism == name)
         if "history" in self.rows.columns:
             payments = np.expm1(self.rows.x[:, self.rows.columns.index("history")])
-            bounds = (-np.inf, *(count - 0.5 for count in HISTORY_PARTS), np.inf)
+            counts = (-np.inf, *(count - 0.5 for count in HISTORY_PARTS), np.inf)
             names = (f"under {HISTORY_PARTS[0]}", f"{HISTORY_PARTS[0]} to {HISTORY_PARTS[1] - 1}", "more")
-            for name, (low, high) in zip(names, pairwise(bounds), strict=True):
+            for name, (low, high) in zip(names, pairwise(counts), strict=True):
                 yield f"earlier payments of the user: {name}", (payments >= low) & (payments < high)
         bounds = np.quantile(self.rows.amount, np.linspace(0, 1, AMOUNT_PARTS + 1))
         for number, (low, high) in enumerate(pairwise(bounds), start=1):

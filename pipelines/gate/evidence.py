@@ -27,9 +27,11 @@ def unsound(version: str, error: ArtifactCorrupt | FeatureSetMismatch) -> Verdic
 def gather(settings: Settings, versions: Versions, candidate: Artifact, data: str, now: datetime) -> Evidence:
     """Everything but the count of attempts, which depends on the window found here.
 
-    Raises BadConfiguration without such a data set, DependencyDown.
+    Without such a data set there is no evidence. Raises DependencyDown.
     """
     champion = _champion(versions, candidate)
+    if not (data_folder(settings, data) / "history.parquet").is_file():
+        return Evidence(candidate, champion, trained=None, window=None, truth=None, now=now, invalid=None)
     try:
         quality.require_valid(settings, data)
         invalid = []

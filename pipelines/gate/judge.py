@@ -40,7 +40,7 @@ class Evidence:
     window: TrainingSet | None
     truth: Truth | None
     now: datetime
-    invalid: list[str] = field(default_factory=list)  # failures of the data set's validation
+    invalid: list[str] | None = field(default_factory=list)  # failures of validation; None without a data set
     attempts: int = 1  # how many times a version was judged on this window, this one included
     seed: int = 7
 
@@ -55,7 +55,7 @@ def judge(evidence: Evidence) -> Verdict:
     ]
     enough = _enough(window)
     checks.append(enough)
-    numbers: dict[str, Any] = {"attempts": evidence.attempts, "window": _described(window)}
+    numbers: dict[str, Any] = {"attempts": evidence.attempts, "window": described(window)}
     if window is None or not enough.passed:
         return Verdict(candidate.version, tuple(checks), numbers)
     mechanism, reason = evidence.truth.of(window.transaction_id) if evidence.truth else (None, None)
@@ -78,7 +78,9 @@ def judge(evidence: Evidence) -> Verdict:
     return Verdict(candidate.version, tuple(checks), numbers)
 
 
-def _data_validation(invalid: list[str]) -> Check:
+def _data_validation(invalid: list[str] | None) -> Check:
+    if invalid is None:
+        return Check("data_validation", None, "there is no such data set", integrity=True)
     return Check("data_validation", not invalid, "; ".join(invalid) or "the data set passes", integrity=True)
 
 
@@ -89,7 +91,8 @@ def _enough(window: TrainingSet | None) -> Check:
     return Check(INSUFFICIENT_EVIDENCE, days >= MIN_DAYS and frauds >= MIN_FRAUDS, said)
 
 
-def _described(window: TrainingSet | None) -> dict[str, Any]:
+def described(window: TrainingSet | None) -> dict[str, Any]:
+    """The window in a report: its days, inclusive, and what lies in them."""
     if window is None:
         return {"from": None, "to": None, "days": 0, "payments": 0, "frauds": 0}
     first, last = (date(1970, 1, 1) + timedelta(days=int(day)) for day in (window.day.min(), window.day.max()))
