@@ -57,6 +57,7 @@ class Request:
 
     id: int
     requested_at: datetime
+    token: str | None
     actor: str
     action: str
     model_name: str

@@ -16,6 +16,7 @@ REQUESTS = """
 CREATE TABLE promotion_requests (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     requested_at    timestamptz NOT NULL DEFAULT now(),
+    token           uuid        UNIQUE,
     actor           text        NOT NULL,
     action          text        NOT NULL CHECK (action IN ('promote', 'rollback', 'threshold')),
     model_name      text        NOT NULL,
@@ -42,6 +43,7 @@ CREATE INDEX promotion_requests_waiting ON promotion_requests (id) WHERE finishe
 CREATE INDEX promotion_requests_version ON promotion_requests (model_name, version, id);
 
 COMMENT ON TABLE promotion_requests IS 'Asked for by people, done by the lifecycle worker: moves of the aliases';
+COMMENT ON COLUMN promotion_requests.token IS 'of one call to the API, so that a repeated statement asks once';
 COMMENT ON COLUMN promotion_requests.version IS 'as asked for; once worked on, its number';
 COMMENT ON COLUMN promotion_requests.data IS 'data set the gate judges on';
 COMMENT ON COLUMN promotion_requests.override IS 'reason to promote past failing checks that are not of integrity';
