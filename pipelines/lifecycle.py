@@ -74,8 +74,7 @@ def _requests(settings: Settings, stop: threading.Event) -> None:
 
 def _answer_requests(settings: Settings, connection: Connection, stop: threading.Event) -> None:
     """One after the other, oldest first, for as long as the connection holds."""
-    with connection, connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock_shared(%s)", (requests.WORKER_LOCK,))  # says that a worker runs
+    requests.announce_worker(connection, settings.model_name)
     while not stop.is_set():
         request_id = requests.begin(connection, settings.model_name)
         if request_id is None:

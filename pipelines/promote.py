@@ -77,7 +77,8 @@ def ask(settings: Settings, asked: Asked) -> Promotion:
             request = requests.read(connection, request_id)
             if request.outcome is not None:
                 return answer(request)
-            if not requests.worker_runs(connection) and requests.begin(connection, settings.model_name, request_id):
+            worker = requests.worker_runs(connection, settings.model_name)
+            if not worker and requests.begin(connection, settings.model_name, request_id):
                 error = work(settings, connection, request_id)
                 if error is not None:
                     raise error

@@ -4,6 +4,7 @@ Whoever works on a request holds its row's lock, so two never work on one, and a
 free again at once. The row is the request's whole life; the audit log names it.
 """
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ Cursor = psycopg2.extensions.cursor
 
 CONNECT_TIMEOUT_S = 5
 MAX_TRIES = 3  # a request that takes its worker along a third time is given up
-WORKER_LOCK = 0x56474C43  # "VGLC": held shared by every running worker
+WORKER_LOCK = 0x56474C43  # "VGLC": held shared by every running worker, with its model's name
 MOVE_LOCK = 0x56474D56  # "VGMV": held by whoever moves aliases, to the end of its transaction
 
 PROMOTE, ROLLBACK, THRESHOLD = "promote", "rollback", "threshold"
@@ -174,15 +175,27 @@ def judged_before(cursor: Cursor, request: Request, window: dict[str, Any]) -> i
     return _one(cursor)
 
 
-def worker_runs(connection: Connection) -> bool:
-    """Whether a lifecycle worker of this database is alive."""
+def announce_worker(connection: Connection, model_name: str) -> None:
+    """For as long as the connection lives, `worker_runs` says so."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock_shared(%s, %s)", (WORKER_LOCK, _key(model_name)))
+
+
+def worker_runs(connection: Connection, model_name: str) -> bool:
+    """Whether a lifecycle worker of this model is alive."""
     with connection, connection.cursor() as cursor:
         cursor.execute(
-            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = %s"
-            " AND mode = 'ShareLock' AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
-            (WORKER_LOCK,),
+            """SELECT EXISTS (SELECT FROM pg_locks
+                WHERE locktype = 'advisory' AND classid = %s AND objid = %s AND mode = 'ShareLock' AND granted
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))""",
+            (WORKER_LOCK, _key(model_name)),
         )
         return bool(_one(cursor))
+
+
+def _key(model_name: str) -> int:
+    """A number for a lock; PostgreSQL takes 31 bits as they are."""
+    return zlib.crc32(model_name.encode()) & 0x7FFFFFFF
 
 
 def _one(cursor: Cursor) -> int:

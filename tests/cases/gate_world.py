@@ -68,6 +68,16 @@ def rows(first_day: int, days: int, seed: int) -> TrainingSet:
     )
 
 
+def joined(first: TrainingSet, then: TrainingSet) -> TrainingSet:
+    """The rows of both, one after the other."""
+    arrays = ("x", "event_time", "amount", "label", "label_known", "too_young", "reported_share")
+    both = {name: np.concatenate([getattr(first, name), getattr(then, name)]) for name in arrays}
+    ids = {
+        name: pa.concat_arrays([getattr(first, name), getattr(then, name)]) for name in ("transaction_id", "user_id")
+    }
+    return replace(first, **both, **ids)
+
+
 def truth_of(window: TrainingSet) -> Truth:
     fraud = window.transaction_id.filter(pa.array(window.label))
     odd = [name.startswith("o") for name in fraud.to_pylist()]

@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +17,6 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-from feature_repo import features
 from feature_repo.errors import BadConfiguration, DependencyDown, PromotionRefused, StoreUnavailable
 from feature_repo.settings import Settings
 from pipelines.cli import app
@@ -27,7 +25,7 @@ from pipelines.scoring import score_window
 from pipelines.versions import Versions
 from serving import artifact
 from serving.source import FILE_NAME
-from tests.cases import tiny_model
+from tests.cases import data_sets, tiny_model
 from tests.cases.tables import FIRST_DAY, training_set
 from training import recipes
 from training.registration import Fitted, register
@@ -215,26 +213,9 @@ def test_a_registry_that_is_away_is_said_to_be(line: Settings, monkeypatch: pyte
 
 
 @pytest.fixture
-def data_set(line: Settings) -> Iterator[str]:
+def data_set(line: Settings) -> str:
     """A data set on disk as import and replay leave it; every fiftieth payment has no vector."""
-    name = f"table-{uuid.uuid4().hex[:8]}"
-    folder = line.home / "data" / name
-    folder.mkdir(parents=True)
-    rows = training_set()
-    time = pa.array(rows.event_time, pa.timestamp("us", tz="UTC"))
-    known = rows.event_time + 5 * 86_400 * 1_000_000
-    labels = pa.array(known, pa.timestamp("us", tz="UTC"), mask=~rows.label)
-    ids = {"transaction_id": rows.transaction_id, "user_id": rows.user_id}
-    history = pa.table(
-        {**ids, "amount": rows.amount, "event_time": time, "is_fraud": pa.array(rows.label), "label_time": labels}
-    )
-    pq.write_table(history, folder / "history.parquet")
-    vectors = {column: pa.array(np.ascontiguousarray(rows.x[:, at])) for at, column in enumerate(features.NAMES)}
-    logged = pa.table({**ids, "event_timestamp": time, "created": time, **vectors})
-    kept = pa.array(np.arange(len(rows)) % 50 != 7)
-    shuffled = np.random.default_rng(1).permutation(int(np.sum(kept.to_numpy(zero_copy_only=False))))
-    pq.write_table(logged.filter(kept).take(pa.array(shuffled)), folder / "features.parquet")
-    yield name
+    return data_sets.write(line, training_set(), without_vector=7)
 
 
 def test_trained_through_feast_and_scored_offline_every_transaction_once(
