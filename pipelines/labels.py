@@ -21,7 +21,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaException, M
 from psycopg2.extras import execute_values
 
 from feature_repo import labels
-from feature_repo.errors import BadConfiguration, BadRecord, StoreUnavailable
+from feature_repo.errors import BadConfiguration, BadRecord, DependencyDown, StoreUnavailable
 from feature_repo.labels import FIELDS, INSERT, REQUIRED, Label
 from feature_repo.redaction import redact
 from feature_repo.rejects import KEPT_BYTES
@@ -57,9 +57,23 @@ def consume(settings: Settings, stop: threading.Event, group: str = GROUP) -> No
     with closing(consumer):
         consumer.subscribe([TOPIC])
         while not stop.is_set():
-            messages = [message for message in consumer.consume(MESSAGES, LINGER_S) if message.error() is None]
+            messages = _sound(consumer.consume(MESSAGES, LINGER_S), settings)
             if messages and _kept(settings, messages, stop):
                 _commit(consumer, messages)
+
+
+def _sound(messages: Sequence[Message], settings: Settings) -> list[Message]:
+    """Those that are records. What passes by itself is logged; raises DependencyDown for what does not."""
+    found = []
+    for message in messages:
+        error = message.error()
+        if error is None:
+            found.append(message)
+        elif error.fatal():
+            raise DependencyDown("Kafka", settings.kafka_bootstrap, error.str())
+        else:
+            log.warning("Kafka: %s", error.str())
+    return found
 
 
 def _kept(settings: Settings, messages: Sequence[Message], stop: threading.Event) -> bool:
