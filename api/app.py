@@ -6,6 +6,7 @@ Here they are put together with real stores; nothing is opened before the first 
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -18,6 +19,12 @@ from api.detect.service import DetectService
 from api.health import endpoints as health
 from api.health import repository as checks
 from api.health.service import HealthService
+from api.labels import endpoints as labels
+from api.labels.repository import LabelRepository
+from api.labels.service import LabelService
+from api.models import endpoints as versions
+from api.models.repository import RegistryRepository, RequestRepository
+from api.models.service import ModelsService
 from api.openapi import describe
 from api.postgres import Database
 from api.search import endpoints as search
@@ -37,6 +44,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     log_to_stdout()
     settings = settings or load()
     database = Database(settings.postgres_reader_dsn)
+    writing = Database(settings.postgres_dsn, writes=True)
+    registered = RegistryRepository(settings.mlflow_url)
     documents = SearchRepository(settings.elasticsearch_url)
     models = ModelService(settings.serving_url, settings.model_timeout_s)
     cursors = Cursors(secret_key(settings.home / CURSOR_KEY))
@@ -56,6 +65,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         await models.close()
         documents.close()
+        registered.close()
+        writing.close()
         database.close()
 
     app = FastAPI(title="Vigil", version="1", lifespan=lifespan, redirect_slashes=False)
@@ -64,6 +75,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         transactions.router(TransactionService(TransactionRepository(database), cursors, models.artifact_of))
     )
     app.include_router(search.router(SearchService(documents, cursors)))
+    asked = RequestRepository(database, writing)
+    app.include_router(versions.router(ModelsService(registered, asked, settings.model_name, settings.data)))
+    app.include_router(
+        labels.router(LabelService(LabelRepository(writing), lambda: datetime.now(UTC), settings.future_tolerance_s))
+    )
     app.include_router(health.router(readiness, registry))
     errors.install(app)
     describe(app)

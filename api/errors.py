@@ -56,6 +56,24 @@ class TransactionUnknown(VigilError):
         super().__init__("no decision is known for this transaction_id")
 
 
+class VersionUnknown(VigilError):
+    code = "VERSION_UNKNOWN"
+    family = Family.REFUSE
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("the registry has no such version or alias")
+
+
+class RequestUnknown(VigilError):
+    code = "REQUEST_UNKNOWN"
+    family = Family.REFUSE
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("no promotion request is known under this id")
+
+
 class QueryInvalid(VigilError):
     """FastAPI's own finding on a request, in our codes; `findings` are (location, code), worst first."""
 

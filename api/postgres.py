@@ -1,4 +1,4 @@
-"""PostgreSQL as the query service uses it: read only, a few connections, every call with a deadline."""
+"""PostgreSQL as the query service uses it: a few connections, every call with a deadline, read only but for two."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -21,15 +21,19 @@ BROKEN = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
 class Database:
-    """A pool of read-only connections, opened as they are needed; for use from several threads."""
+    """A pool of connections, opened as they are needed; for use from several threads.
 
-    def __init__(self, dsn: str) -> None:
+    With `writes` a statement may change rows. It may then run twice, should its connection break: it must bear it.
+    """
+
+    def __init__(self, dsn: str, *, writes: bool = False) -> None:
         self._dsn = dsn
+        self._read_only = "off" if writes else "on"
         self._free: list[psycopg2.extensions.connection] = []
         self._places = threading.BoundedSemaphore(CONNECTIONS)
 
     def rows(self, statement: str, parameters: Mapping[str, Any] | Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """All rows of one SELECT, columns by name. Blocks; raises StoreUnavailable."""
+        """All rows of one statement, columns by name. Blocks; raises StoreUnavailable."""
         if not self._places.acquire(timeout=WAIT_S):
             raise self._down("all connections are busy")
         try:
@@ -70,7 +74,7 @@ class Database:
             connect_timeout=CONNECT_TIMEOUT_S,
             application_name="vigil-api",
             options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC"
-            " -c default_transaction_read_only=on -c search_path=public",
+            f" -c default_transaction_read_only={self._read_only} -c search_path=public",
         )
         connection.autocommit = True
         return connection

@@ -1,6 +1,15 @@
-"""Which version serves: the checks before the alias moves, the move, and its line in the audit log."""
+"""Which version serves: what is asked, the gate or the integrity checks before the move, the move, its audit row.
 
-from dataclasses import asdict, dataclass
+Every move is a request in PostgreSQL. A lifecycle worker does what is asked; where none runs, the command that
+asked does it in its own process, by the same function.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg2
@@ -9,14 +18,19 @@ from psycopg2.extras import Json
 from feature_repo.errors import (
     ArtifactCorrupt,
     BadConfiguration,
+    DependencyDown,
     FeatureSetMismatch,
     PromotionRefused,
-    StoreUnavailable,
+    VigilError,
 )
 from feature_repo.settings import Settings
+from pipelines import requests
+from pipelines.requests import FAILED, MAX_TRIES, MOVED, REFUSED, UNCHANGED, Asked, Connection, Cursor, Request
 from pipelines.versions import CHAMPION, PREVIOUS, Versions
 
-CONNECT_TIMEOUT_S = 5
+ASK_AGAIN_S = 0.5
+
+log = logging.getLogger("vigil.lifecycle")
 
 
 @dataclass(frozen=True)
@@ -26,43 +40,161 @@ class Promotion:
     version: str
     previous: str | None
     changed: bool
+    request: int
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def promote(settings: Settings, version: str, actor: str) -> Promotion:
-    """Make `version` (a number, `latest` or an alias) the champion; the champion so far becomes `previous`.
+def promote(
+    settings: Settings, version: str, actor: str, *, override: str | None = None, data: str | None = None
+) -> Promotion:
+    """Make `version` (a number, `latest` or an alias) the champion, if the gate lets it; what served is `previous`.
 
-    Raises BadConfiguration for an unknown version, PromotionRefused naming the failed checks.
+    `data` is the data set the gate judges on (default: the settings'). `override` is the reason to go past
+    failing checks that are not of integrity. Blocks for as long as the gate takes. Raises BadConfiguration for
+    an unknown version or data set, PromotionRefused naming the failed checks.
     """
-    versions = Versions(settings)
-    chosen = versions.resolve(version)
-    _refuse_unsound(versions, chosen)
-    aliases = versions.aliases()
-    champion = aliases.get(CHAMPION)
-    if champion == chosen:
-        return Promotion(chosen, aliases.get(PREVIOUS), changed=False)
-    _move(settings, versions, "promote", actor, before=aliases, champion=chosen, previous=champion)
-    return Promotion(chosen, champion, changed=True)
+    return ask(settings, Asked(requests.PROMOTE, actor, version, data or settings.data, override))
 
 
 def rollback(settings: Settings, actor: str) -> Promotion:
     """Make `previous` the champion again; the two change places, so a rollback can be rolled back.
 
-    Raises BadConfiguration without a previous version, PromotionRefused where its artefact is unsound.
+    No gate, integrity only. Raises BadConfiguration without a previous version, PromotionRefused where its
+    artefact is unsound.
     """
-    versions = Versions(settings)
-    aliases = versions.aliases()
-    champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
+    return ask(settings, Asked(requests.ROLLBACK, actor))
+
+
+def ask(settings: Settings, asked: Asked) -> Promotion:
+    """Write the request down and see it through: a worker's answer, or the work done here."""
+    with requests.connected(settings) as connection:
+        if asked.version is not None:
+            asked = replace(asked, version=Versions(settings).resolve(asked.version))
+        request_id = requests.add(connection, settings.model_name, asked)
+        while True:
+            request = requests.read(connection, request_id)
+            if request.outcome is not None:
+                return answer(request)
+            worker = requests.worker_runs(connection, settings.model_name)
+            if not worker and requests.begin(connection, settings.model_name, request_id):
+                error = work(settings, connection, request_id)
+                if error is not None:
+                    raise error
+            else:
+                time.sleep(ASK_AGAIN_S)
+
+
+def answer(request: Request) -> Promotion:
+    """Of a finished request. Raises PromotionRefused, RequestFailed."""
+    if request.outcome == REFUSED:
+        raise PromotionRefused(request.version or "", (request.report or {}).get("refusals", []))
+    if request.outcome == FAILED:
+        raise requests.RequestFailed(request)
+    after = request.aliases_after or {}
+    return Promotion(after[CHAMPION], after.get(PREVIOUS), request.outcome == MOVED, request.id)
+
+
+def work(settings: Settings, connection: Connection, request_id: int) -> VigilError | None:
+    """Do what a begun request asks and write down what became of it; the error is why it was not done.
+
+    Request, audit row and aliases are one transaction: no move goes unrecorded. A worker that dies in it leaves
+    an unfinished request and, at worst, aliases already moved; the next try moves the same ones again.
+    """
+    with suppress(DependencyDown):  # the work itself then says so
+        requests.note(connection, request_id, Versions(settings).aliases())
+    with connection, connection.cursor() as cursor:
+        request = requests.lock(cursor, request_id)
+        if request is None:
+            return None
+        error: VigilError
+        cursor.execute("SAVEPOINT begun")
+        try:
+            if request.tries > MAX_TRIES:
+                raise VigilError(f"given up: whoever worked on it died, {MAX_TRIES} times")
+            WORK[request.action](settings, Versions(settings), cursor, request)
+            return None
+        except VigilError as known:
+            error = known
+        except psycopg2.OperationalError:
+            raise  # PostgreSQL is away: the request is free for the next try
+        except Exception:
+            log.exception("request %d", request_id)
+            error = VigilError("an unexpected error; the log of whoever worked on it has it")
+        cursor.execute("ROLLBACK TO SAVEPOINT begun")
+        _give_up(cursor, request, error)
+        return error
+
+
+def _give_up(cursor: Cursor, request: Request, error: VigilError) -> None:
+    log.warning("request %d: %s: %s", request.id, error.code, error)
+    said: dict[str, Any] = {"code": error.code, "detail": str(error)}
+    if not isinstance(error, PromotionRefused):
+        requests.finish(cursor, request.id, FAILED, **said)
+        return
+    report = error.report if isinstance(error, Refused) else {"refusals": error.failures}
+    requests.finish(cursor, request.id, REFUSED, version=error.version, report=report, **said, **_window(report))
+
+
+# ---- what can be asked ------------------------------------------------------------------------------
+
+
+class Refused(PromotionRefused):
+    """By the gate: `report` says everything it saw."""
+
+    def __init__(self, version: str, report: dict[str, Any]) -> None:
+        super().__init__(version, report["refusals"])
+        self.report = report
+
+
+def _promote(settings: Settings, versions: Versions, cursor: Cursor, request: Request) -> None:
+    from pipelines.gate.run import judged  # seconds to import; a rollback needs none of it
+
+    version = versions.resolve(request.version or "")
+    before = _before(versions, request)
+    if before.get(CHAMPION) == version:
+        requests.finish(cursor, request.id, UNCHANGED, version=version, aliases_after=before)
+        return
+    report = judged(settings, versions, cursor, replace(request, version=version), datetime.now(UTC))
+    if report["refusals"]:
+        raise Refused(version, report)
+    after = _move(settings, versions, cursor, request, before, version)
+    window = _window(report)
+    requests.finish(cursor, request.id, MOVED, version=version, aliases_after=after, report=report, **window)
+
+
+def _rollback(settings: Settings, versions: Versions, cursor: Cursor, request: Request) -> None:
+    before = _before(versions, request)
+    champion, previous = before.get(CHAMPION), before.get(PREVIOUS)
     if previous is None or champion is None or previous == champion:
         raise BadConfiguration("there is no previous champion to go back to", remedy="vigil models")
-    _refuse_unsound(versions, previous)
-    _move(settings, versions, "rollback", actor, before=aliases, champion=previous, previous=champion)
-    return Promotion(previous, champion, changed=True)
+    require_sound(versions, previous)
+    after = _move(settings, versions, cursor, request, before, previous)
+    requests.finish(cursor, request.id, MOVED, version=previous, aliases_after=after)
 
 
-def _refuse_unsound(versions: Versions, version: str) -> None:
+def _threshold(settings: Settings, versions: Versions, cursor: Cursor, request: Request) -> None:
+    from pipelines.threshold import with_budget
+
+    assert request.alert_budget is not None, "the table asks for one"
+    version = versions.resolve(request.version or "")
+    before = _before(versions, request)
+    made = with_budget(settings, versions, version, request.alert_budget)
+    require_sound(versions, made)
+    after = _move(settings, versions, cursor, request, before, made)
+    requests.finish(cursor, request.id, MOVED, version=made, aliases_after=after)
+
+
+Work = Callable[[Settings, Versions, Cursor, Request], None]
+WORK: dict[str, Work] = {
+    requests.PROMOTE: _promote,
+    requests.ROLLBACK: _rollback,
+    requests.THRESHOLD: _threshold,
+}
+
+
+def require_sound(versions: Versions, version: str) -> None:
     """Integrity only: sha256, manifest, weights, graph, golden rows, and features this build computes."""
     try:
         versions.load(version)
@@ -72,34 +204,34 @@ def _refuse_unsound(versions: Versions, version: str) -> None:
         raise PromotionRefused(version, [f"feature_set ({error})"]) from error
 
 
+def _before(versions: Versions, request: Request) -> dict[str, str]:
+    """The aliases before the move: those an earlier try noted, should it have moved them and died."""
+    return versions.aliases() if request.aliases_before is None else request.aliases_before
+
+
 def _move(
-    settings: Settings,
-    versions: Versions,
-    action: str,
-    actor: str,
-    *,
-    before: dict[str, str],
-    champion: str,
-    previous: str | None,
-) -> None:
-    """Both aliases, inside the transaction of the audit row: no move goes unrecorded, and none is half done.
+    settings: Settings, versions: Versions, cursor: Cursor, request: Request, before: dict[str, str], champion: str
+) -> dict[str, str]:
+    """Both aliases, after the audit row; returns what they are then. One mover at a time.
 
     `previous` first: should the second call fail, champion and previous name the same sound version.
     """
+    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (requests.MOVE_LOCK,))
+    current = versions.aliases()
+    if current.get(CHAMPION) != champion:  # else an earlier try was here
+        before = current  # while the gate judged, somebody else may have moved them
+    previous = before.get(CHAMPION)
     after = {**before, CHAMPION: champion} | ({PREVIOUS: previous} if previous else {})
-    row = (actor, action, settings.model_name, Json(before), Json(after))
-    try:
-        connection = psycopg2.connect(settings.postgres_dsn, connect_timeout=CONNECT_TIMEOUT_S)
-        try:
-            with connection, connection.cursor() as cursor:
-                cursor.execute(
-                    "INSERT INTO audit (actor, action, subject, before, after) VALUES (%s, %s, %s, %s, %s)", row
-                )
-                if previous:
-                    versions.point(PREVIOUS, previous)
-                versions.point(CHAMPION, champion)
-        finally:
-            connection.close()
-    except psycopg2.OperationalError as error:
-        host = psycopg2.extensions.parse_dsn(settings.postgres_dsn).get("host", "localhost")
-        raise StoreUnavailable("PostgreSQL", str(host), str(error).strip()) from error
+    cursor.execute(
+        "INSERT INTO audit (actor, action, subject, before, after, request_id) VALUES (%s, %s, %s, %s, %s, %s)",
+        (request.actor, request.action, settings.model_name, Json(before), Json(after), request.id),
+    )
+    if previous:
+        versions.point(PREVIOUS, previous)
+    versions.point(CHAMPION, champion)
+    return after
+
+
+def _window(report: dict[str, Any]) -> dict[str, Any]:
+    window = report.get("window") or {}
+    return {"window_from": window.get("from"), "window_to": window.get("to")}

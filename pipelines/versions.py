@@ -73,17 +73,26 @@ class Versions:
         known = sorted({*versions, *(alias for version in versions.values() for alias in version.aliases)})
         raise BadConfiguration(f"{self._name} has no version {wanted!r}; there are {', '.join(known)} and latest")
 
+    def run_of(self, version: str) -> str:
+        """The run a version came from; empty where it names none."""
+        with self._client() as client:
+            return str(client.get_model_version(self._name, version).run_id or "")
+
     def load(self, version: str) -> Artifact:
         """Download and check. Raises ArtifactCorrupt or FeatureSetMismatch."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / FILE_NAME
+            return artifact.load(file, self.fetch(version, file), version)
+
+    def fetch(self, version: str, to: Path) -> str:
+        """Write the artefact, unchecked, to the file `to`; returns the registered sha256. Raises ArtifactCorrupt."""
         with self._client() as client:
             tags = dict(client.get_model_version(self._name, version).tags)
         sha256 = tags.get(SHA256_TAG, "")
         if not sha256:
             raise ArtifactCorrupt(f"version {version}", "the registry holds no sha256 for it", check="sha256")
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / FILE_NAME
-            self._source.fetch(Registered(version, sha256), file)
-            return artifact.load(file, sha256, version)
+        self._source.fetch(Registered(version, sha256), to)
+        return sha256
 
     @contextmanager
     def _client(self) -> Iterator[Any]:

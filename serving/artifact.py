@@ -47,6 +47,8 @@ class Manifest:
     golden_features: list[list[float]] = field(default_factory=list)  # rows of raw features
     golden_scores: list[float] = field(default_factory=list)  # what they scored when the model was made
     created_at: str = ""
+    # (alert budget, score that this share of the calibration window's payments reaches), budgets ascending
+    budget_thresholds: tuple[tuple[float, float], ...] = ()
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, allow_nan=False)
@@ -57,9 +59,11 @@ class Manifest:
         values: dict[str, Any] = json.loads(text)
         if values.get("format") != FORMAT:
             raise ValueError(f"manifest format {values.get('format')!r}, this reader knows {FORMAT}")
+        values.setdefault("budget_thresholds", ())  # versions made before it existed have none
         chosen = {f.name: values[f.name] for f in fields(cls)}
         chosen["columns"] = tuple(chosen["columns"])
         chosen["dropped_columns"] = tuple(chosen["dropped_columns"])
+        chosen["budget_thresholds"] = tuple((float(b), float(t)) for b, t in chosen["budget_thresholds"])
         return cls(**chosen)
 
 

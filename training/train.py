@@ -27,6 +27,7 @@ Progress = Callable[[str], None]  # told what begins
 
 GOLDEN_ROWS = 32  # from the most ordinary to the most anomalous held-out payment
 VERIFIED_ROWS = 4_096
+BUDGETS = np.geomspace(1e-4, 0.1, 61)  # alert budgets whose threshold is noted: a twentieth of a decade apart
 
 
 def train(
@@ -99,6 +100,7 @@ def fit_model(
         manifest,
         golden_features=golden[:, detector.kept].tolist(),
         golden_scores=calibration.apply(detector.score(golden)).tolist(),
+        budget_thresholds=_budget_thresholds(scores),
     )
     return Fitted(model, manifest, report, recipe)
 
@@ -121,6 +123,13 @@ def _calibration_rows(data: TrainingSet, held: HeldOut) -> npt.NDArray[np.bool_]
     share = data.reported_share[held.rows][known]
     mature[mature] = without_unreported(held.raw[mature], held.raw[known], share)
     return mature
+
+
+def _budget_thresholds(scores: FloatArray) -> tuple[tuple[float, float], ...]:
+    """For every budget that at least one held-out payment fills: the score that reaches it."""
+    budgets = BUDGETS[BUDGETS * len(scores) >= 1]
+    thresholds = np.quantile(scores, 1 - budgets, method="higher")
+    return tuple(zip(budgets.tolist(), thresholds.tolist(), strict=True))
 
 
 def _spread(scores: FloatArray, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

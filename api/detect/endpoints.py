@@ -6,13 +6,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.body import json_body
 from api.detect.schemas import Detection, request_body
 from api.detect.service import DetectService
 from api.problems import problems
-from feature_repo.errors import MediaTypeUnsupported
-from feature_repo.transaction import MAX_PAYLOAD_BYTES
-
-JSON = "application/json"
 
 
 class DetectQuery(BaseModel):
@@ -33,22 +30,8 @@ def router(service: DetectService) -> APIRouter:
     )
     async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Response:
         """Scores the payment against its user's state of now. Writes nothing, unless `record` is set."""
-        content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        if content_type != JSON:
-            raise MediaTypeUnsupported(JSON)
-        answer = await service.detect(await _body(request), query.record, request.scope["vigil.request_id"])
+        payload = await json_body(request)
+        answer = await service.detect(payload, query.record, request.scope["vigil.request_id"])
         return Response(answer.body, answer.status, media_type=answer.content_type)
 
     return routes
-
-
-async def _body(request: Request) -> bytes:
-    """The body up to one byte over the limit: the model service then answers TOO_LARGE."""
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in request.stream():
-        pieces.append(piece[: MAX_PAYLOAD_BYTES + 1 - size])
-        size += len(pieces[-1])
-        if size > MAX_PAYLOAD_BYTES:
-            break
-    return b"".join(pieces)

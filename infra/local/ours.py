@@ -112,6 +112,23 @@ def indexer(plan: Plan) -> Service:
     )
 
 
+def lifecycle(plan: Plan) -> Service:
+    """Gate and aliases on request, labels, daily jobs. Asked to stop, it finishes the request in hand."""
+    return Service(
+        name="lifecycle",
+        argv=lambda: [sys.executable, "-m", "pipelines.cli", "lifecycle"],
+        url="",
+        check=health.running,
+        cwd=_own_folder(plan, "lifecycle"),
+        needs=("kafka", "postgres", "mlflow"),
+        env=plan.environment,
+        prepare=partial(_make_folders, _own_folder(plan, "lifecycle")),
+        ours=True,
+        stop_timeout_s=45,
+        settle_s=3.0,
+    )
+
+
 def _own_folder(plan: Plan, name: str) -> Path:
     return plan.home / "work" / name
 

@@ -12,10 +12,15 @@ GRANTS: dict[str, tuple[str, ...]] = {
         "SELECT, INSERT, UPDATE ON ledger",
         "SELECT, INSERT, UPDATE (published_at) ON ledger_ranges",
         "SELECT, INSERT, UPDATE, DELETE ON parked_documents",
+        "SELECT, INSERT, UPDATE ON promotion_requests",
+        "SELECT, INSERT ON labels",
         "SELECT ON alembic_version",
         "EXECUTE ON FUNCTION ensure_decision_partitions(date, integer)",
     ),
-    READER: ("SELECT ON decisions, dead_letters, audit, ledger, ledger_ranges, parked_documents, alembic_version",),
+    READER: (
+        "SELECT ON decisions, dead_letters, audit, ledger, ledger_ranges, parked_documents, alembic_version",
+        "SELECT ON promotion_requests, labels",
+    ),
 }
 
 

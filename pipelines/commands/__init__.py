@@ -2,6 +2,6 @@
 
 from types import ModuleType
 
-from pipelines.commands import bench, data, demo, features, model, stack, stream
+from pipelines.commands import bench, data, demo, features, lifecycle, model, stack, stream
 
-AREAS: tuple[ModuleType, ...] = (stack, data, demo, features, model, stream, bench)
+AREAS: tuple[ModuleType, ...] = (stack, data, demo, features, model, lifecycle, stream, bench)

@@ -15,6 +15,7 @@ from feature_repo.errors import BadConfiguration
 
 if TYPE_CHECKING:
     from pipelines.promote import Promotion
+    from pipelines.requests import Request
 
 DataOption = Annotated[str, typer.Option("--data", help="data set: a folder under $VIGIL_HOME/data")]
 FromOption = Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="first day, UTC")]
@@ -68,35 +69,68 @@ def train(
 
 def promote(
     version: Annotated[str, typer.Argument(help="a version, latest or an alias")],
+    override: Annotated[
+        str | None,
+        typer.Option("--override", help="reason to go past failing checks that are not of integrity; audited"),
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", help="data set the gate judges on; default: VIGIL_DATA")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a version the champion, if its artefact passes every integrity check."""
+    """Make a version the champion, if the gate lets it; exits 6 naming the failing checks.
+
+    The lifecycle worker judges where one runs, else this command does.
+    """
     from pipelines.promote import promote as run
 
-    _tell(run(configuration.load(), version, getpass.getuser()), as_json)
+    if override is not None and not override.strip():
+        raise BadConfiguration("--override needs a reason: it is what the audit log keeps")
+    with Console(stderr=True).status("judging"):
+        done = run(configuration.load(), version, getpass.getuser(), override=override, data=data)
+    _tell(done, as_json)
 
 
 def rollback(as_json: JsonOption = False) -> None:
-    """Make the previous champion serve again."""
+    """Make the previous champion serve again. No gate, integrity only."""
     from pipelines.promote import rollback as run
 
     _tell(run(configuration.load(), getpass.getuser()), as_json)
 
 
+def set_threshold(
+    budget: Annotated[float, typer.Argument(help="share of all payments that may be alerts, such as 0.002")],
+    model: Annotated[str, typer.Option("--model", help="a version, latest or an alias")] = "champion",
+    as_json: JsonOption = False,
+) -> None:
+    """Change the alert budget without training: the same weights as a new version with another threshold."""
+    from pipelines.promote import ask
+    from pipelines.requests import THRESHOLD, Asked
+
+    if not 0 < budget < 1:
+        raise BadConfiguration(f"the budget is a share of payments between 0 and 1, not {budget:g}")
+    asked = Asked(THRESHOLD, getpass.getuser(), version=model, alert_budget=budget)
+    _tell(ask(configuration.load(), asked), as_json)
+
+
 def models(as_json: JsonOption = False) -> None:
-    """List the registered versions: aliases, recipe, feature set, held-out metrics."""
+    """List the registered versions: aliases, recipe, feature set, held-out metrics, what the gate said."""
+    from pipelines import requests
     from pipelines.versions import Versions
 
-    versions = Versions(configuration.load()).all()
+    settings = configuration.load()
+    versions = Versions(settings).all()
+    with requests.connected(settings) as connection:
+        asked = requests.latest_by_version(connection, settings.model_name)
+    gates = {version: _gate(request) for version, request in asked.items()}
     if as_json:
-        typer.echo(json.dumps([version.as_json() for version in versions]))
+        typer.echo(json.dumps([version.as_json() | {"gate": gates.get(version.version)} for version in versions]))
         return
     table = Table()
-    for heading in ("version", "aliases", "recipe", "feature set", "created", *SHOWN_METRICS):
+    for heading in ("version", "aliases", "recipe", "feature set", "created", *SHOWN_METRICS, "gate"):
         table.add_column(heading)
     for version in versions:
         created = datetime.fromtimestamp(version.created_at_ms / 1_000, UTC)
         numbers = [f"{version.metrics[name]:.3f}" if name in version.metrics else "-" for name in SHOWN_METRICS]
+        gate = gates.get(version.version)
         table.add_row(
             version.version,
             ", ".join(version.aliases),
@@ -104,8 +138,16 @@ def models(as_json: JsonOption = False) -> None:
             version.feature_set_id,
             f"{created:%Y-%m-%d %H:%M}",
             *numbers,
+            "-" if gate is None else " ".join([gate["outcome"], *gate["failed"]]),
         )
     Console().print(table)
+
+
+def _gate(request: "Request") -> dict[str, Any]:
+    """What the newest request said of a version: its outcome and the checks that failed, overridden or not."""
+    report = request.report or {}
+    failed = [check["name"] for check in report.get("checks", []) if check["passed"] is False]
+    return {"request": request.id, "outcome": request.outcome, "failed": failed, "override": request.override}
 
 
 def score(
@@ -168,3 +210,7 @@ def _time(text: str) -> datetime:
 def register(app: typer.Typer) -> None:
     for command in (train, score, promote, rollback, models):
         app.command()(command)
+    threshold = typer.Typer(help="The alert budget of a version.", no_args_is_help=True)
+    threshold.callback()(lambda: None)  # or typer would take the one command for the group itself
+    threshold.command("set")(set_threshold)
+    app.add_typer(threshold, name="threshold")

@@ -34,7 +34,7 @@ def stream(
 
     settings = configuration.load()
     accepted = frozenset(_offsets(text) for text in accept_dead_letters)
-    with _until_signal() as stop:
+    with until_signal() as stop:
         run(settings, spark_jars(settings), stop, master=master, until_caught_up=until_caught_up, accepted=accepted)
 
 
@@ -55,7 +55,7 @@ def index(
     """Index decisions from Kafka into Elasticsearch until stopped."""
     from streaming import indexer
 
-    with _until_signal() as stop:
+    with until_signal() as stop:
         counts = indexer.run(configuration.load(), stop, until_caught_up)
     _print(asdict(counts), as_json)
 
@@ -78,14 +78,14 @@ def reindex(
         provision.remove(settings)
     provision.apply(settings)
     columns = (SpinnerColumn(), TextColumn("{task.completed} documents"), TimeElapsedColumn())
-    with _until_signal() as stop, Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with until_signal() as stop, Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("reindex", total=None)
         counts = rebuilding.run(settings, stop, lambda done: progress.update(task, completed=done))
     _print(asdict(counts), as_json)
 
 
 @contextmanager
-def _until_signal() -> Iterator[threading.Event]:
+def until_signal() -> Iterator[threading.Event]:
     """An event that Ctrl-C and SIGTERM set; the command then ends by itself and exits with 130 or 143."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for chatty in ("elastic_transport", "py4j"):  # a line per request otherwise

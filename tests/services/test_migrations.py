@@ -120,7 +120,7 @@ def where(settings: Settings) -> list[str]:
 def test_the_schema_comes_up_from_nothing_and_a_second_time_changes_nothing(empty: Settings) -> None:
     revision = migrate.upgrade(empty)
     first = catalogue(empty)
-    assert {"decisions", "dead_letters", "ledger", "ledger_ranges", "audit", "parked_documents"} <= {
+    assert {"decisions", "dead_letters", "ledger", "audit", "parked_documents", "promotion_requests", "labels"} <= {
         row[0] for row in first
     }
     assert migrate.upgrade(empty) == revision
@@ -236,6 +236,8 @@ def test_the_writer_marks_a_range_published(database: Settings) -> None:
         "INSERT INTO audit (actor, action, subject) VALUES ('a', 'b', 'c')",
         "UPDATE ledger SET committed_until = 0",
         "DELETE FROM parked_documents",
+        "INSERT INTO promotion_requests (actor, action, model_name) VALUES ('a', 'rollback', 'm')",
+        "INSERT INTO labels (transaction_id, label_time, source, is_fraud) VALUES ('t', now(), 's', true)",
         "SELECT ensure_decision_partitions('2031-05-01', 1)",
     ],
 )
@@ -245,7 +247,11 @@ def test_the_reader_writes_nothing(shared: Settings, statement: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "table", ["decisions", "dead_letters", "ledger", "ledger_ranges", "audit", "parked_documents", "alembic_version"]
+    "table",
+    [
+        *("decisions", "dead_letters", "ledger", "ledger_ranges", "audit", "parked_documents", "alembic_version"),
+        *("promotion_requests", "labels"),
+    ],
 )
 def test_the_reader_reads_every_table(shared: Settings, table: str) -> None:
     run(shared.postgres_reader_dsn, f"SELECT * FROM {table}")

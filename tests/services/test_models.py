@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,16 +17,15 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-from feature_repo import features
 from feature_repo.errors import BadConfiguration, DependencyDown, PromotionRefused, StoreUnavailable
 from feature_repo.settings import Settings
 from pipelines.cli import app
-from pipelines.promote import promote, rollback
+from pipelines.promote import Promotion, promote, rollback
 from pipelines.scoring import score_window
 from pipelines.versions import Versions
 from serving import artifact
 from serving.source import FILE_NAME
-from tests.cases import tiny_model
+from tests.cases import data_sets, tiny_model
 from tests.cases.tables import FIRST_DAY, training_set
 from training import recipes
 from training.registration import Fitted, register
@@ -65,6 +63,14 @@ def sound(settings: Settings, folder: Path, scale: float = 0.1) -> str:
     return publish(settings, file, {"artifact_sha256": tiny_model.write(file, scale=scale)})
 
 
+UNTRAINED = "a tiny model of no data set"  # why these versions go past the gate
+
+
+def forced(settings: Settings, version: str, actor: str) -> Promotion:
+    """Past the gate's judgement, never past integrity."""
+    return promote(settings, version, actor, override=UNTRAINED)
+
+
 def audited(settings: Settings) -> list[tuple[Any, ...]]:
     connection = psycopg2.connect(settings.postgres_reader_dsn)
     try:
@@ -93,8 +99,10 @@ def test_a_registered_version_is_one_checked_file_with_its_report(line: Settings
 
 def test_promotion_moves_the_aliases_and_writes_the_audit_log(line: Settings, tmp_path: Path) -> None:
     first, second = sound(line, tmp_path, 0.1), sound(line, tmp_path, 0.2)
-    assert promote(line, first, "ada").as_json() == {"version": "1", "previous": None, "changed": True}
-    assert promote(line, "latest", "ada").as_json() == {"version": second, "previous": "1", "changed": True}
+    done = forced(line, first, "ada")
+    assert done == Promotion("1", None, changed=True, request=done.request)
+    done = forced(line, "latest", "ada")
+    assert done == Promotion(second, "1", changed=True, request=done.request)
     assert Versions(line).aliases() == {"champion": "2", "previous": "1"}
     assert audited(line) == [
         ("ada", "promote", {}, {"champion": "1"}),
@@ -104,14 +112,14 @@ def test_promotion_moves_the_aliases_and_writes_the_audit_log(line: Settings, tm
 
 def test_promoting_the_champion_again_changes_nothing(line: Settings, tmp_path: Path) -> None:
     version = sound(line, tmp_path)
-    promote(line, version, "ada")
-    assert not promote(line, "champion", "ada").changed
+    forced(line, version, "ada")
+    assert not forced(line, "champion", "ada").changed
     assert len(audited(line)) == 1
 
 
 def test_a_rollback_can_be_rolled_back(line: Settings, tmp_path: Path) -> None:
     for scale in (0.1, 0.2):
-        promote(line, sound(line, tmp_path, scale), "ada")
+        forced(line, sound(line, tmp_path, scale), "ada")
     assert rollback(line, "ben").version == "1"
     assert Versions(line).aliases() == {"champion": "1", "previous": "2"}
     assert rollback(line, "ben").version == "2"
@@ -119,7 +127,7 @@ def test_a_rollback_can_be_rolled_back(line: Settings, tmp_path: Path) -> None:
 
 
 def test_without_a_previous_champion_there_is_no_rollback(line: Settings, tmp_path: Path) -> None:
-    promote(line, sound(line, tmp_path), "ada")
+    forced(line, sound(line, tmp_path), "ada")
     with pytest.raises(BadConfiguration, match="no previous champion"):
         rollback(line, "ada")
 
@@ -171,12 +179,12 @@ def with_stale_golden_rows(file: Path) -> dict[str, str]:
 def test_an_unsound_artefact_is_refused_by_name_and_moves_nothing(
     line: Settings, tmp_path: Path, spoil: Any, check: str
 ) -> None:
-    promote(line, sound(line, tmp_path), "ada")
+    forced(line, sound(line, tmp_path), "ada")
     file = tmp_path / FILE_NAME
     tags = spoil(file)
     bad = publish(line, file, tags)
     with pytest.raises(PromotionRefused) as refused:
-        promote(line, bad, "ada")
+        forced(line, bad, "ada")
     assert [failure.split(" ")[0] for failure in refused.value.failures] == [check]
     assert Versions(line).aliases() == {"champion": "1"}
     assert len(audited(line)) == 1
@@ -184,17 +192,17 @@ def test_an_unsound_artefact_is_refused_by_name_and_moves_nothing(
 
 def test_an_unknown_version_names_the_known_ones(line: Settings, tmp_path: Path) -> None:
     with pytest.raises(BadConfiguration, match="no version"):
-        promote(line, "1", "ada")
+        forced(line, "1", "ada")
     sound(line, tmp_path)
     with pytest.raises(BadConfiguration, match="there are 1 and latest"):
-        promote(line, "12", "ada")
+        forced(line, "12", "ada")
 
 
 def test_no_alias_moves_without_its_audit_row(line: Settings, tmp_path: Path) -> None:
     version = sound(line, tmp_path)
     nowhere = line.model_copy(update={"postgres_dsn": "postgresql://vigil_writer@127.0.0.1:1/vigil"})
     with pytest.raises(StoreUnavailable):
-        promote(nowhere, version, "ada")
+        forced(nowhere, version, "ada")
     assert Versions(line).aliases() == {}
 
 
@@ -205,26 +213,9 @@ def test_a_registry_that_is_away_is_said_to_be(line: Settings, monkeypatch: pyte
 
 
 @pytest.fixture
-def data_set(line: Settings) -> Iterator[str]:
+def data_set(line: Settings) -> str:
     """A data set on disk as import and replay leave it; every fiftieth payment has no vector."""
-    name = f"table-{uuid.uuid4().hex[:8]}"
-    folder = line.home / "data" / name
-    folder.mkdir(parents=True)
-    rows = training_set()
-    time = pa.array(rows.event_time, pa.timestamp("us", tz="UTC"))
-    known = rows.event_time + 5 * 86_400 * 1_000_000
-    labels = pa.array(known, pa.timestamp("us", tz="UTC"), mask=~rows.label)
-    ids = {"transaction_id": rows.transaction_id, "user_id": rows.user_id}
-    history = pa.table(
-        {**ids, "amount": rows.amount, "event_time": time, "is_fraud": pa.array(rows.label), "label_time": labels}
-    )
-    pq.write_table(history, folder / "history.parquet")
-    vectors = {column: pa.array(np.ascontiguousarray(rows.x[:, at])) for at, column in enumerate(features.NAMES)}
-    logged = pa.table({**ids, "event_timestamp": time, "created": time, **vectors})
-    kept = pa.array(np.arange(len(rows)) % 50 != 7)
-    shuffled = np.random.default_rng(1).permutation(int(np.sum(kept.to_numpy(zero_copy_only=False))))
-    pq.write_table(logged.filter(kept).take(pa.array(shuffled)), folder / "features.parquet")
-    yield name
+    return data_sets.write(line, training_set(), without_vector=7)
 
 
 def test_trained_through_feast_and_scored_offline_every_transaction_once(
@@ -272,9 +263,23 @@ def test_the_commands_print_what_happened(
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)
 
-    assert run("promote", version) == {"version": version, "previous": None, "changed": True}
+    monkeypatch.setattr("pipelines.quality.require_valid", lambda settings, name: None)  # not a whole history
+    refused = CliRunner().invoke(app, ["promote", version, "--data", data_set])
+    assert isinstance(refused.exception, PromotionRefused)
+    assert any(failure.startswith("INSUFFICIENT_EVIDENCE") for failure in refused.exception.failures)
+    done = run("promote", version, "--data", data_set, "--override", "six days are all there is")
+    assert {name: done[name] for name in ("version", "previous", "changed")} == {
+        "version": version, "previous": None, "changed": True,
+    }  # fmt: skip
     (listed,) = run("models")
     assert (listed["version"], listed["aliases"], listed["recipe"]) == (version, ["champion"], "fast")
+    assert (listed["gate"]["outcome"], listed["gate"]["failed"]) == ("moved", ["INSUFFICIENT_EVIDENCE"])
+    lower = run("threshold", "set", "0.004")
+    assert (lower["version"], lower["previous"]) == ("2", version)
+    before, after = (Versions(line).load(one).manifest for one in (version, "2"))
+    assert after.alert_budget == 0.004 and after.threshold > before.threshold
+    assert replace(after, alert_budget=before.alert_budget, threshold=before.threshold) == before
+    assert [action for _, action, _, _ in audited(line)] == ["promote", "threshold"]
     out = tmp_path / "scores.parquet"
     days = ["--from", str(FIRST_DAY), "--to", str(FIRST_DAY)]
     scored = run("score", "--data", data_set, "--model", "champion", *days, "--out", str(out))

@@ -130,6 +130,33 @@ def test_a_store_that_is_down_is_said_so_without_its_address(client: httpx.Clien
     assert int(response.headers["Retry-After"]) > 0
 
 
+def test_a_registry_that_is_down_is_said_so_without_its_address(client: httpx.Client) -> None:
+    for response in (client.get("/models"), client.post("/models/3/promote")):
+        body = refused(response, 503, "DEPENDENCY_DOWN")
+        assert body["detail"] == "MLflow does not answer"
+    refused(client.post("/models/rollback"), 503, "STORE_UNAVAILABLE")
+    refused(client.get("/models/requests/1"), 503, "STORE_UNAVAILABLE")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, "EMPTY"),
+        (b"{", 400, "NOT_JSON"),
+        (b"[]", 400, "NOT_OBJECT"),
+        (b"{}", 422, "FIELD_MISSING"),
+        (json.dumps({"transaction_id": "t", "is_fraud": SECRET, "label_time": "x"}).encode(), 422, "TYPE"),
+        (b" " * 65_536 + b"x", 413, "TOO_LARGE"),
+        (b'{"transaction_id": "t", "is_fraud": true, "label_time": "2026-01-01T00:00:00Z"}', 503, "STORE_UNAVAILABLE"),
+    ],
+)
+def test_a_bad_label_hears_the_code_of_its_dead_letter(
+    client: httpx.Client, body: bytes, status: int, code: str
+) -> None:
+    refused(client.post("/labels", content=body, headers=JSON), status, code)
+    refused(client.post("/labels", content=body), 415, "UNSUPPORTED_MEDIA_TYPE")
+
+
 def test_live_needs_nothing_and_ready_names_what_is_missing(client: httpx.Client) -> None:
     assert client.get("/live").json() == {"status": "live"}
     body = refused(client.get("/ready"), 503, "NOT_READY")

@@ -133,9 +133,10 @@ def test_each_service_has_the_database_role_it_needs_and_no_other(compose: dict[
     assert {name: found for name, found in roles.items() if found} == {
         ONCE: {"vigil_migrator"},
         "mlflow": {"vigil_mlflow"},
-        "api": {"vigil_reader"},
+        "api": {"vigil_reader", "vigil_writer"},
         "stream": {"vigil_writer"},
         "indexer": {"vigil_writer"},
+        "lifecycle": {"vigil_writer"},
     }
 
 

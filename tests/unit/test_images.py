@@ -22,6 +22,7 @@ ENTRIES = {
     "api": ("api.app",),
     "stream": ("pipelines.cli", "streaming.run", "infra.local.jars"),
     "indexer": ("pipelines.cli", "streaming.indexer"),
+    "lifecycle": ("pipelines.cli", "pipelines.lifecycle"),
     "provision": ("infra.provision",),
 }
 AT_IMPORT_ONLY = {"pipelines.cli"}

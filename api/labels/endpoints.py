@@ -1,0 +1,27 @@
+"""`POST /labels`."""
+
+import anyio.to_thread
+from fastapi import APIRouter, Depends, Request
+
+from api.body import json_body
+from api.filters import once
+from api.labels.schemas import Taken, request_body
+from api.labels.service import LabelService
+from api.problems import problems
+
+
+def router(service: LabelService) -> APIRouter:
+    routes = APIRouter(tags=["labels"], dependencies=[Depends(once)])
+
+    @routes.post(
+        "/labels",
+        status_code=202,
+        summary="What was learnt of a payment",
+        responses=problems(400, 413, 415, 422, 503),
+        openapi_extra={"requestBody": request_body()},
+    )
+    async def post_label(request: Request) -> Taken:
+        """Stored at once, under the rules of topic `labels`; a later label of the same payment takes its place."""
+        return await anyio.to_thread.run_sync(service.take, await json_body(request))
+
+    return routes

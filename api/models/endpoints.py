@@ -1,0 +1,42 @@
+"""`GET /models`, `POST /models/{version}/promote`, `POST /models/rollback`, `GET /models/requests/{id}`."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Path
+
+from api.filters import Identifier, once
+from api.models.schemas import Accepted, Models, PromotionBody, RequestDetail
+from api.models.service import ModelsService
+from api.problems import problems
+
+MAX_ID = 2**63 - 1  # PostgreSQL's bigint
+
+
+def router(service: ModelsService) -> APIRouter:
+    routes = APIRouter(prefix="/models", tags=["models"], dependencies=[Depends(once)])
+
+    @routes.get("", summary="Versions, aliases, gate results", responses=problems(503))
+    def list_models() -> Models:
+        """Every registered version, newest first, with what the gate last said of it."""
+        return service.models()
+
+    @routes.get("/requests/{request_id}", summary="What became of a request", responses=problems(404, 422, 503))
+    def get_request(request_id: Annotated[int, Path(ge=1, le=MAX_ID, examples=[7])]) -> RequestDetail:
+        """A request with the gate's report once it is finished."""
+        return service.request(request_id)
+
+    @routes.post("/rollback", status_code=202, summary="Back to the previous champion", responses=problems(503))
+    def rollback() -> Accepted:
+        """Written down for the lifecycle worker: integrity is checked, the gate is not asked."""
+        return service.rollback()
+
+    @routes.post(
+        "/{version}/promote", status_code=202, summary="Make a version champion", responses=problems(404, 422, 503)
+    )
+    def promote(
+        version: Annotated[Identifier, Path(examples=["3"])], body: Annotated[PromotionBody | None, Body()] = None
+    ) -> Accepted:
+        """Written down for the lifecycle worker, which asks the gate. The answer is at the URL given back."""
+        return service.promote(version, body or PromotionBody(data=None, override=None))
+
+    return routes

@@ -1,0 +1,78 @@
+"""What the query service says about models and what was asked of them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.transactions.schemas import UtcTime
+
+
+class Gate(BaseModel):
+    """What the newest promotion request said of a version."""
+
+    request: int
+    outcome: Literal["moved", "unchanged", "refused", "failed"]
+    failed: list[str] = Field(description="checks that failed, overridden or not", examples=[["slices"]])
+    override: str | None = Field(description="the reason given to go past them")
+    judged_at: UtcTime
+
+
+class ModelVersion(BaseModel):
+    """A registered version. Its numbers are in MLflow, under the run."""
+
+    version: str = Field(examples=["3"])
+    aliases: list[str] = Field(examples=[["champion"]])
+    recipe: str
+    feature_set_id: str
+    artifact_sha256: str
+    run_id: str
+    created_at: UtcTime
+    gate: Gate | None
+
+
+class Models(BaseModel):
+    model_name: str
+    aliases: dict[str, str] = Field(examples=[{"champion": "3", "previous": "2"}])
+    versions: list[ModelVersion] = Field(description="newest first")
+
+
+class PromotionBody(BaseModel):
+    """What may be said of a promotion; an empty object will do."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128, description="data set the gate judges on"
+    )
+    override: str | None = Field(
+        None, min_length=1, max_length=500, description="reason to go past failing checks that are not of integrity"
+    )
+
+
+class Accepted(BaseModel):
+    """The request is written down; its URL tells what becomes of it."""
+
+    id: int
+    url: str = Field(examples=["/models/requests/7"])
+
+
+class RequestDetail(BaseModel):
+    """A request and, once it is finished, what became of it. Times are RFC 3339, UTC."""
+
+    id: int
+    state: Literal["waiting", "working", "finished"]
+    requested_at: UtcTime
+    started_at: UtcTime | None
+    finished_at: UtcTime | None
+    actor: str
+    action: Literal["promote", "rollback", "threshold"]
+    version: str | None
+    data: str | None
+    override: str | None
+    alert_budget: float | None
+    outcome: Literal["moved", "unchanged", "refused", "failed"] | None
+    code: str | None = Field(examples=["PROMOTION_REFUSED"])
+    detail: str | None
+    aliases_before: dict[str, str] | None
+    aliases_after: dict[str, str] | None
+    report: dict[str, Any] | None = Field(description="the gate's: checks, numbers, curves, slices")

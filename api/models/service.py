@@ -1,0 +1,83 @@
+"""Lists versions, writes requests down, tells what became of them. The lifecycle worker does the work."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from api.errors import RequestUnknown, VersionUnknown
+from api.models.repository import RegistryRepository, RequestRepository
+from api.models.schemas import Accepted, Gate, Models, ModelVersion, PromotionBody, RequestDetail
+
+PATH = "/models/requests"
+ACTOR = "api"  # until requests carry a key that names somebody
+
+
+class ModelsService:
+    def __init__(
+        self, registry: RegistryRepository, requests: RequestRepository, model_name: str, default_data: str
+    ) -> None:
+        self._registry = registry
+        self._requests = requests
+        self._name = model_name
+        self._data = default_data
+
+    def models(self) -> Models:
+        aliases = self._registry.aliases(self._name)
+        gates = self._requests.latest_by_version(self._name)
+        versions = [presented(found, aliases, gates) for found in self._registry.versions(self._name)]
+        return Models(model_name=self._name, aliases=aliases, versions=versions)
+
+    def promote(self, version: str, body: PromotionBody) -> Accepted:
+        """Raises VersionUnknown for what is neither a version nor an alias now."""
+        aliases = self._registry.aliases(self._name)
+        known = {str(found["version"]) for found in self._registry.versions(self._name)}
+        if version not in known and version not in aliases:
+            raise VersionUnknown
+        values = {"version": aliases.get(version, version), "data": body.data or self._data, "override": body.override}
+        return self._accepted(self._requests.add("promote", ACTOR, self._name, values))
+
+    def rollback(self) -> Accepted:
+        return self._accepted(self._requests.add("rollback", ACTOR, self._name, {}))
+
+    def request(self, request_id: int) -> RequestDetail:
+        """Raises RequestUnknown."""
+        row = self._requests.get(request_id)
+        if row is None:
+            raise RequestUnknown
+        return RequestDetail(**row, state=_state(row))
+
+    def _accepted(self, request_id: int) -> Accepted:
+        return Accepted(id=request_id, url=f"{PATH}/{request_id}")
+
+
+def presented(found: dict[str, Any], aliases: dict[str, str], gates: dict[str, dict[str, Any]]) -> ModelVersion:
+    """MLflow's words for a version in ours."""
+    version = str(found["version"])
+    tags = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
+    gate = gates.get(version)
+    return ModelVersion(
+        version=version,
+        aliases=sorted(alias for alias, named in aliases.items() if named == version),
+        recipe=tags.get("recipe", ""),
+        feature_set_id=tags.get("feature_set_id", ""),
+        artifact_sha256=tags.get("artifact_sha256", ""),
+        run_id=found.get("run_id", ""),
+        created_at=datetime.fromtimestamp(int(found["creation_timestamp"]) / 1_000, UTC),
+        gate=None if gate is None else _gate(gate),
+    )
+
+
+def _state(row: dict[str, Any]) -> Literal["waiting", "working", "finished"]:
+    if row["finished_at"]:
+        return "finished"
+    return "working" if row["started_at"] else "waiting"
+
+
+def _gate(row: dict[str, Any]) -> Gate:
+    checks = (row["report"] or {}).get("checks", [])
+    return Gate(
+        request=row["id"],
+        outcome=row["outcome"],
+        failed=[check["name"] for check in checks if check["passed"] is False],
+        override=row["override"],
+        judged_at=row["finished_at"],
+    )

@@ -1,0 +1,207 @@
+"""Labels into PostgreSQL: from topic `labels` as they arrive, and from a file.
+
+At least once: rows are committed before Kafka's offsets, and writing a label again changes nothing.
+"""
+
+import hashlib
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaException, Message, TopicPartition
+from psycopg2.extras import execute_values
+
+from feature_repo import labels
+from feature_repo.errors import BadConfiguration, BadRecord, DependencyDown, StoreUnavailable
+from feature_repo.labels import FIELDS, INSERT, REQUIRED, Label
+from feature_repo.redaction import redact
+from feature_repo.rejects import KEPT_BYTES
+from feature_repo.settings import Settings
+from pipelines import requests
+from pipelines.requests import Connection
+
+log = logging.getLogger("vigil.lifecycle")
+
+TOPIC = "labels"
+GROUP = "vigil-labels"
+MESSAGES = 1_000  # per transaction at most
+LINGER_S = 1.0
+PAUSE_S = 2.0
+ROWS = 10_000  # of a file per transaction
+
+DEAD_LETTER = """INSERT INTO dead_letters (kafka_topic, kafka_partition, kafka_offset, code, detail, payload,
+    payload_bytes, payload_sha256, ingested_at, processed_at) VALUES %s ON CONFLICT DO NOTHING"""
+
+
+def consume(settings: Settings, stop: threading.Event, group: str = GROUP) -> None:
+    """Until `stop` is set. With Kafka or PostgreSQL away it waits; nothing is skipped."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.kafka_bootstrap,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "reconnect.backoff.ms": 500,
+            "log_level": 0,  # it logs every attempt to reconnect
+        }
+    )
+    with closing(consumer):
+        consumer.subscribe([TOPIC])
+        while not stop.is_set():
+            messages = _sound(consumer.consume(MESSAGES, LINGER_S), settings)
+            if messages and _kept(settings, messages, stop):
+                _commit(consumer, messages)
+
+
+def _sound(messages: Sequence[Message], settings: Settings) -> list[Message]:
+    """Those that are records. What passes by itself is logged; raises DependencyDown for what does not."""
+    found = []
+    for message in messages:
+        error = message.error()
+        if error is None:
+            found.append(message)
+        elif error.fatal():
+            raise DependencyDown("Kafka", settings.kafka_bootstrap, error.str())
+        else:
+            log.warning("Kafka: %s", error.str())
+    return found
+
+
+def _kept(settings: Settings, messages: Sequence[Message], stop: threading.Event) -> bool:
+    """Blocks until all are in PostgreSQL, through an outage too. False: stopped before that."""
+    while True:
+        try:
+            with requests.connected(settings) as connection:
+                taken, refused = take(connection, messages, datetime.now(UTC), settings.future_tolerance_s)
+            log.info("%d labels taken, %d refused", taken, refused)
+            return True
+        except StoreUnavailable as error:
+            log.warning("labels wait: %s", error)
+            if stop.wait(PAUSE_S):
+                return False
+
+
+def take(connection: Connection, messages: Sequence[Message], now: datetime, ahead_s: float) -> tuple[int, int]:
+    """Messages into `labels` and `dead_letters` in one transaction; how many went where."""
+    found: list[Label] = []
+    refused: list[tuple[Any, ...]] = []
+    for message in messages:
+        try:
+            found.append(labels.parse(message.value(), now, ahead_s))
+        except BadRecord as error:
+            refused.append(_dead_letter(message, error, now))
+    with connection, connection.cursor() as cursor:
+        if found:
+            execute_values(cursor, INSERT, [label.row for label in found])
+        if refused:
+            execute_values(cursor, DEAD_LETTER, refused)
+    return len(found), len(refused)
+
+
+def _dead_letter(message: Message, error: BadRecord, now: datetime) -> tuple[Any, ...]:
+    payload = message.value() or b""
+    kind, milliseconds = message.timestamp()
+    arrived = now if kind == TIMESTAMP_NOT_AVAILABLE else datetime.fromtimestamp(milliseconds / 1_000, UTC)
+    place = (message.topic(), message.partition(), message.offset())
+    digest = hashlib.sha256(payload).digest()
+    return (*place, error.code, error.message, redact(payload)[:KEPT_BYTES], len(payload), digest, arrived, now)
+
+
+def _commit(consumer: Consumer, messages: Sequence[Message]) -> None:
+    """Not committing is harmless: the labels come again."""
+    ends: dict[int, int] = {}
+    for message in messages:
+        partition, offset = message.partition(), message.offset()
+        assert partition is not None and offset is not None, "only an error has none"
+        ends[partition] = max(ends.get(partition, 0), offset + 1)
+    try:
+        consumer.commit(offsets=[TopicPartition(TOPIC, *end) for end in ends.items()], asynchronous=False)
+    except KafkaException as error:
+        log.warning("offsets not committed, labels will come again: %s", error.args[0].str())
+
+
+# ---- from a file ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Imported:
+    """What an import did. `new` are rows the table did not hold; `refused` counts by code."""
+
+    rows: int = 0
+    new: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"rows": self.rows, "new": self.new, "refused": dict(self.refused)}
+
+
+def import_file(settings: Settings, file: Path) -> Imported:
+    """Labels of a Parquet or CSV file with columns transaction_id, is_fraud, label_time and maybe source.
+
+    Without a source column the file's name is the source. Times without a zone are refused, as on the topic.
+    Bad rows are counted by code and left out. Raises BadConfiguration, StoreUnavailable.
+    """
+    done = Imported()
+    now = datetime.now(UTC)
+    with requests.connected(settings) as connection:
+        for batch in _batches(file):
+            found: list[Label] = []
+            for row in batch.to_pylist():
+                done.rows += 1
+                try:
+                    label = labels.of_fields({"source": file.name[:64], **row}, now, settings.future_tolerance_s)
+                    found.append(label)
+                except BadRecord as error:
+                    done.refused[error.code] += 1
+            with connection, connection.cursor() as cursor:
+                for start in range(0, len(found), ROWS):
+                    part = [label.row for label in found[start : start + ROWS]]
+                    execute_values(cursor, INSERT, part, page_size=len(part))
+                    done.new += cursor.rowcount
+    return done
+
+
+def _batches(file: Path) -> Iterator[pa.RecordBatch]:
+    if not file.is_file():
+        raise BadConfiguration(f"there is no file {file}")
+    try:
+        if file.suffix == ".parquet":
+            with pq.ParquetFile(file) as content:
+                chosen = _chosen(content.schema_arrow.names, file)
+                yield from content.iter_batches(ROWS, columns=chosen)
+        else:
+            # Times stay text: their zone is checked here, not guessed by the reader.
+            types = {"transaction_id": pa.string(), "label_time": pa.string(), "source": pa.string()}
+            options = pyarrow.csv.ConvertOptions(column_types=types, true_values=["true", "True", "1"],
+                                                 false_values=["false", "False", "0"])  # fmt: skip
+            with pyarrow.csv.open_csv(file, convert_options=options) as content:
+                chosen = _chosen(content.schema.names, file)
+                for batch in content:
+                    yield _truth(batch.select(chosen))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadConfiguration(f"{file} cannot be read: {error}") from error
+
+
+def _truth(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A CSV's 0 and 1 in is_fraud as false and true; anything else is refused row by row."""
+    position = batch.schema.get_field_index("is_fraud")
+    if not pa.types.is_integer(batch.schema.field(position).type):
+        return batch
+    values = [{0: False, 1: True}.get(value) for value in batch.column(position).to_pylist()]
+    return batch.set_column(position, "is_fraud", pa.array(values, pa.bool_()))
+
+
+def _chosen(names: list[str], file: Path) -> list[str]:
+    missing = [name for name in REQUIRED if name not in names]
+    if missing:
+        raise BadConfiguration(f"{file} has no column {', '.join(missing)}")
+    return [name for name in FIELDS if name in names]

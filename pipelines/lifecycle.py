@@ -1,0 +1,113 @@
+"""The lifecycle worker: does what people ask of the models, takes in labels, and runs what is due each day.
+
+`vigil lifecycle`, supervised as service `lifecycle`. Any number may run: a request's row is locked while it is
+worked on, labels are shared by the consumer group, and daily jobs bear being run twice.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+
+from feature_repo.errors import StoreUnavailable, VigilError
+from feature_repo.settings import Settings
+from pipelines import labels, requests
+from pipelines.promote import work
+from pipelines.requests import Connection
+
+log = logging.getLogger("vigil.lifecycle")
+
+LOOK_EVERY_S = 1.0
+PAUSE_S = 2.0  # before PostgreSQL is asked again
+
+DailyJob = Callable[[Settings, date], None]
+"""Called with the UTC day that began. May block for minutes; may raise a VigilError, which is logged and tried
+again the next day."""
+
+# What is due at the first look of every UTC day, in this order. The rebuild of the merchant snapshots from the
+# labels that have arrived belongs here.
+DAILY: tuple[DailyJob, ...] = ()
+
+
+def run(settings: Settings, stop: threading.Event, daily: tuple[DailyJob, ...] = DAILY) -> None:
+    """Until `stop` is set; the request in hand is finished first. With PostgreSQL or Kafka away it waits.
+
+    Raises what nobody foresaw, from whichever part: the supervisor then starts all of it again.
+    """
+    failures: list[BaseException] = []
+    parts = (
+        threading.Thread(target=_guarded, args=(labels.consume, settings, stop, failures), name="labels"),
+        threading.Thread(target=_guarded, args=(Days(daily).run, settings, stop, failures), name="daily"),
+    )
+    for part in parts:
+        part.start()
+    _guarded(_requests, settings, stop, failures)
+    for part in parts:
+        part.join()
+    if failures:
+        raise failures[0]
+
+
+def _guarded(
+    part: Callable[[Settings, threading.Event], None],
+    settings: Settings,
+    stop: threading.Event,
+    failures: list[BaseException],
+) -> None:
+    """A part that ends by an error ends the others."""
+    try:
+        part(settings, stop)
+    except BaseException as error:
+        failures.append(error)
+        stop.set()
+
+
+def _requests(settings: Settings, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            with requests.connected(settings) as connection:
+                _answer_requests(settings, connection, stop)
+        except StoreUnavailable as error:
+            log.warning("requests wait: %s", error)
+            stop.wait(PAUSE_S)
+
+
+def _answer_requests(settings: Settings, connection: Connection, stop: threading.Event) -> None:
+    """One after the other, oldest first, for as long as the connection holds."""
+    requests.announce_worker(connection, settings.model_name)
+    while not stop.is_set():
+        request_id = requests.begin(connection, settings.model_name)
+        if request_id is None:
+            stop.wait(LOOK_EVERY_S)
+        else:
+            log.info("request %d begins", request_id)
+            work(settings, connection, request_id)
+            log.info("request %d: %s", request_id, requests.read(connection, request_id).outcome)
+
+
+class Days:
+    """Runs the daily jobs once per UTC day and process: a restart runs them again."""
+
+    def __init__(
+        self, jobs: tuple[DailyJob, ...], today: Callable[[], date] = lambda: datetime.now(UTC).date()
+    ) -> None:
+        self._jobs = jobs
+        self._today = today
+        self._done: date | None = None
+
+    def run(self, settings: Settings, stop: threading.Event) -> None:
+        while self._jobs and not stop.is_set():
+            self.look(settings)
+            stop.wait(LOOK_EVERY_S)
+
+    def look(self, settings: Settings) -> None:
+        """Run what is due, if a day began since the last look."""
+        day = self._today()
+        if day == self._done:
+            return
+        self._done = day
+        for job in self._jobs:
+            try:
+                job(settings, day)
+            except VigilError as error:
+                log.warning("daily job %s: %s: %s", job.__name__, error.code, error)

@@ -1,0 +1,94 @@
+"""A label is taken whole or refused by name, and what was sent is never repeated."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from feature_repo.contracts import contracts
+from feature_repo.errors import BadConfiguration, BadRecord
+from feature_repo.labels import UNNAMED, Label, parse
+from pipelines.labels import _batches
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+GOOD = {"transaction_id": "txn_1", "is_fraud": True, "label_time": "2026-01-30T10:00:00+02:00", "source": "analyst"}
+
+
+def sent(**changes: Any) -> bytes:
+    return json.dumps({**GOOD, **changes}).encode()
+
+
+def test_a_label_is_parsed_to_utc() -> None:
+    label = parse(sent(), NOW, 300)
+    assert label == Label("txn_1", True, datetime(2026, 1, 30, 8, tzinfo=UTC), "analyst")
+
+
+def test_a_label_without_source_is_unnamed_and_more_fields_are_ignored() -> None:
+    assert parse(sent(source=None, colour="red"), NOW, 300).source == UNNAMED
+
+
+@pytest.mark.parametrize("name", contracts()["labels"].examples)
+def test_every_example_of_the_contract_is_taken(name: str) -> None:
+    parse(contracts()["labels"].examples[name], NOW, 300)
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (None, "TOMBSTONE"),
+        (b" ", "EMPTY"),
+        (b"\xff", "NOT_UTF8"),
+        (b"{", "NOT_JSON"),
+        (b"[1]", "NOT_OBJECT"),
+        (b"[" * 50_000, "TOO_DEEP"),
+        (b'{"a": "' + b"x" * 70_000 + b'"}', "TOO_LARGE"),
+        (b'{"is_fraud": true, "is_fraud": false}', "DUPLICATE_KEY"),
+        (sent(transaction_id=None), "FIELD_MISSING"),
+        (b'{"transaction_id": "t", "is_fraud": true}', "FIELD_MISSING"),
+        (sent(is_fraud=1), "TYPE"),
+        (sent(is_fraud="true"), "TYPE"),
+        (sent(transaction_id=5), "TYPE"),
+        (sent(label_time=1_700_000_000), "TYPE"),
+        (sent(transaction_id="  "), "ID_FORMAT"),
+        (sent(transaction_id="x" * 129), "ID_FORMAT"),
+        (sent(transaction_id="a\x00b"), "ID_FORMAT"),
+        (sent(label_time="yesterday"), "TIME_FORMAT"),
+        (sent(label_time="2026-01-30T10:00:00"), "TIME_NO_ZONE"),
+        (sent(label_time="0001-01-01T00:00:00+14:00"), "TIME_INVALID"),
+        (sent(label_time=(NOW + timedelta(seconds=301)).isoformat()), "TIME_FUTURE"),
+        (sent(source="4111 1111 1111 1111"), "PAN_DETECTED"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bad_label_is_refused_by_name(payload: bytes | None, code: str) -> None:
+    with pytest.raises(BadRecord) as refused:
+        parse(payload, NOW, 300)
+    assert refused.value.code == code
+    assert "4111" not in str(refused.value)
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [row for batch in _batches(file) for row in batch.to_pylist()]
+
+
+def test_a_csv_and_a_parquet_file_hold_the_same_labels(tmp_path: Path) -> None:
+    text, table = tmp_path / "labels.csv", tmp_path / "labels.parquet"
+    text.write_text("transaction_id,is_fraud,label_time\n007,1,2026-01-30T10:00:00Z\n008,0,2026-01-30T11:00:00Z\n")
+    pq.write_table(
+        pa.table({"transaction_id": ["007", "008"], "is_fraud": [True, False],
+                  "label_time": ["2026-01-30T10:00:00Z", "2026-01-30T11:00:00Z"], "other": [1, 2]}), table
+    )  # fmt: skip
+    assert rows(text) == rows(table)
+    assert rows(text)[0] == {"transaction_id": "007", "is_fraud": True, "label_time": "2026-01-30T10:00:00Z"}
+
+
+def test_a_file_without_its_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("id,fraud\n1,true\n")
+    with pytest.raises(BadConfiguration, match="transaction_id, is_fraud, label_time"):
+        rows(tmp_path / "labels.csv")
+    with pytest.raises(BadConfiguration, match="no file"):
+        rows(tmp_path / "nothing.csv")
