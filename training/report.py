@@ -11,8 +11,8 @@ from serving.scorer import with_reasons
 from training import evaluation
 from training.calibration import Calibration
 from training.data import TrainingSet, Truth
-from training.detector import Detector
 from training.heldout import HeldOut
+from training.models import Model
 from training.recipes import Recipe
 
 FloatArray = npt.NDArray[np.float32]
@@ -27,7 +27,8 @@ def describe(
     scores: FloatArray,
     ordinary: npt.NDArray[np.bool_],
     calibration: Calibration,
-    detector: Detector,
+    threshold: float,
+    model: Model,
     recipe: Recipe,
     truth: Truth | None,
 ) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def describe(
         "calibration": calibration.report() | _calibration_curve(scores[ordinary]),
         "curves": evaluation.curves(scores, rows.label),
         "alert_share_by_day": _alerts_by_day(rows, scores, recipe.alert_budget),
-        "loss": [_thinned(losses) for losses in detector.losses],
+        "loss": [_thinned(losses) for losses in model.losses],
     }
 
 

@@ -85,10 +85,10 @@ def test_the_same_data_and_recipe_give_the_same_bytes(fitted: Fitted, rows: Trai
 
 def test_known_fraud_is_not_trained_on(rows: TrainingSet) -> None:
     recipe = recipes.named("fast", SMALL)
-    taught = fit_folds(rows, recipe)[0].detector
+    taught = fit_folds(rows, recipe)[0].model
     spoilt = rows.x.copy()
     spoilt[rows.label] = 1e6
-    same = fit_folds(replace(rows, x=spoilt), recipe)[0].detector
+    same = fit_folds(replace(rows, x=spoilt), recipe)[0].model
     np.testing.assert_array_equal(taught.score(rows.x), same.score(rows.x))
 
 
@@ -112,7 +112,7 @@ def test_a_held_out_score_comes_from_a_network_that_has_not_seen_the_day(rows: T
     spoilt[folds[0].rows] *= 100
     again = fit_folds(replace(rows, x=spoilt), recipe)
     probe = rows.x[:100]
-    np.testing.assert_array_equal(folds[0].detector.score(probe), again[0].detector.score(probe))
+    np.testing.assert_array_equal(folds[0].model.score(probe), again[0].model.score(probe))
     assert score_folds(rows, folds, recipe).rows.tolist() == list(range(len(rows)))
 
 
