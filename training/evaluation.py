@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from feature_repo.features import REASONS
 from serving.wire import NO_REASON
+from training import intervals
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -46,6 +47,57 @@ def evaluate(
         "precision_at_budget": float(fraud[alerts].mean()),
         "money_caught_at_budget": float(amount[alerts & fraud].sum() / amount[fraud].sum()),
     }
+
+
+def with_intervals(
+    score: FloatArray, fraud: BoolArray, user_codes: npt.NDArray[np.int64], amount: npt.NDArray[Any], alerts: BoolArray
+) -> dict[str, list[float]]:
+    """95 % bootstrap intervals over users, by metric; the alerts stay those of the whole."""
+    if not fraud.any() or fraud.all():
+        return {}
+    equal = np.ones(len(score))
+    metrics = {
+        "average_precision": intervals.ranked(score, fraud),
+        "recall_at_budget": intervals.share_of(alerts, fraud, equal),
+        "precision_at_budget": intervals.share_of(fraud, alerts, equal),
+        "money_caught_at_budget": intervals.share_of(alerts, fraud, np.asarray(amount, np.float64)),
+    }
+    draws = {name: intervals.bootstrap(user_codes, of, intervals.REPLICATES, seed=0) for name, of in metrics.items()}
+    return {name: list(intervals.interval(values)) for name, values in draws.items()}
+
+
+def slices(
+    score: FloatArray, fraud: BoolArray, alerts: BoolArray, groups: npt.NDArray[Any]
+) -> dict[str, dict[str, float]]:
+    """Counts, average precision and recall within each group of payments; `groups` [n] are names."""
+    result = {}
+    for name in np.unique(groups):
+        rows = groups == name
+        found: dict[str, float] = {"rows": float(rows.sum()), "frauds": float(fraud[rows].sum())}
+        found["alert_share"] = float(alerts[rows].mean())
+        if fraud[rows].any() and not fraud[rows].all():
+            found["average_precision"] = average_precision(score[rows], fraud[rows])
+            found["recall_at_budget"] = float(alerts[rows & fraud].mean())
+        result[str(name)] = found
+    return result
+
+
+def by_mechanism(
+    score: FloatArray, mechanism: npt.NDArray[Any], amount: npt.NDArray[Any], alerts: BoolArray
+) -> dict[str, dict[str, float]]:
+    """Each mechanism's true frauds against all genuine payments; `mechanism` is empty for those."""
+    result = {}
+    for name in np.unique(mechanism[mechanism != ""]):
+        fraud = mechanism == name
+        rows = fraud | (mechanism == "")
+        result[str(name)] = {
+            "frauds": float(fraud.sum()),
+            "average_precision": average_precision(score[rows], fraud[rows]),
+            "auc": auc(score[rows], fraud[rows]),
+            "recall_at_budget": float(alerts[fraud].mean()),
+            "money_caught_at_budget": float(amount[fraud & alerts].sum() / amount[fraud].sum()),
+        }
+    return result
 
 
 def average_precision(score: FloatArray, fraud: BoolArray) -> float:

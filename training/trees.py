@@ -129,9 +129,8 @@ class Ensemble:
                 targets["target_nodeids"] += [node] * len(answers)
                 targets["target_ids"] += list(answers)
                 targets["target_weights"] += list(answers.values())
-        return graph.add(
-            "TreeEnsembleRegressor", rows, domain=TREES_DOMAIN, n_targets=self.width + 1, **nodes, **targets
-        )
+        attributes: dict[str, Any] = nodes | targets | {"n_targets": self.width + 1}
+        return graph.add("TreeEnsembleRegressor", rows, domain=TREES_DOMAIN, **attributes)
 
 
 def _rounded_down(threshold: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
