@@ -165,30 +165,37 @@ def curves(score: FloatArray, fraud: BoolArray) -> dict[str, list[float]]:
 
 
 def reason_hits(
-    scored: npt.NDArray[np.void], mechanism: npt.NDArray[Any], reason: npt.NDArray[Any], leave_out: frozenset[str]
+    scored: npt.NDArray[np.void],
+    mechanism: npt.NDArray[Any],
+    reason: npt.NDArray[Any],
+    leave_out: frozenset[str],
+    true: BoolArray | None = None,
 ) -> dict[str, Any]:
-    """How often the first, and one of the first three, reasons name the true one.
+    """How often the first, and one of the first three, reasons are true.
 
     Over true fraud in the top 1 % of `scored`, overall and per mechanism with enough cases; `mechanism`
-    and `reason` are texts, empty for ordinary payments; mechanisms in `leave_out` do not count.
+    and `reason`, the one to read first, are texts, empty for ordinary payments; mechanisms in `leave_out` do
+    not count. `true` [n, REASONS] are all codes that are true of a payment: then `first` and `first_three`
+    count any of them, and `main` and `main_three` that one alone.
     """
     names = np.array([str(code) for code in REASONS] + [""] * (NO_REASON + 1 - len(REASONS)))
-    judged = top(scored["score"], TOP_SHARE) & (mechanism != "") & ~np.isin(mechanism, list(leave_out))
-    given = names[scored["reasons"][judged]]
-    right = given == reason[judged][:, None]
-    result: dict[str, Any] = {"frauds": int(judged.sum())}
-    if judged.any():
-        result |= {"first": float(right[:, 0].mean()), "first_three": float(right[:, :3].any(axis=1).mean())}
-    mechanisms = {}
-    for name in np.unique(mechanism[judged]):
-        cases = mechanism[judged] == name
-        if cases.sum() >= MIN_FRAUDS_PER_MECHANISM:
-            mechanisms[str(name)] = {
-                "frauds": int(cases.sum()),
-                "first": float(right[cases, 0].mean()),
-                "first_three": float(right[cases, :3].any(axis=1).mean()),
-            }
-    return result | {"mechanisms": mechanisms}
+    judged = np.flatnonzero(top(scored["score"], TOP_SHARE) & (mechanism != "") & ~np.isin(mechanism, list(leave_out)))
+    given = scored["reasons"][judged]
+    main = names[given] == reason[judged][:, None]
+    right = {"first": main[:, 0], "first_three": main[:, :3].any(axis=1)}
+    if true is not None:
+        told = np.column_stack([true, np.zeros((len(true), NO_REASON + 1 - len(REASONS)), bool)])
+        any_true = np.take_along_axis(told[judged], given.astype(np.intp), axis=1)
+        right |= {"main": right["first"], "main_three": right["first_three"]}
+        right |= {"first": any_true[:, 0], "first_three": any_true[:, :3].any(axis=1)}
+
+    def rates(cases: BoolArray) -> dict[str, float]:
+        hits = {name: float(hit[cases].mean()) for name, hit in right.items()} if cases.any() else {}
+        return {"frauds": int(cases.sum()), **hits}
+
+    groups = {str(name): mechanism[judged] == name for name in np.unique(mechanism[judged])}
+    enough = {name: cases for name, cases in groups.items() if cases.sum() >= MIN_FRAUDS_PER_MECHANISM}
+    return rates(np.ones(len(judged), bool)) | {"mechanisms": {name: rates(cases) for name, cases in enough.items()}}
 
 
 def _count(rows: int, share: float) -> int:

@@ -102,7 +102,7 @@ def _reasons(rows: TrainingSet, held: HeldOut, scores: FloatArray, truth: Truth 
         return {"skipped": "the true mechanism of these payments is not known"}
     scored = with_reasons(scores, held.contributions, rows.x, rows.columns)
     mechanism, reason = truth.of(rows.transaction_id)
-    return evaluation.reason_hits(scored, mechanism, reason, UNDETECTABLE)
+    return evaluation.reason_hits(scored, mechanism, reason, UNDETECTABLE, truth.true_reasons(rows.transaction_id))
 
 
 def _calibration_curve(ordinary_scores: FloatArray) -> dict[str, Any]:
@@ -137,7 +137,9 @@ def metrics_of(report: dict[str, Any]) -> dict[str, float]:
         flat |= {f"{baseline}_{name}": value for name, value in values.items() if name not in ("rows", "frauds")}
     flat |= {f"rows_{name}": float(value) for name, value in report["rows"].items()}
     reasons = report["reasons"]
-    flat |= {f"reason_{name}": reasons[name] for name in ("first", "first_three") if name in reasons}
+    flat |= {
+        f"reason_{name}": reasons[name] for name in ("first", "first_three", "main", "main_three") if name in reasons
+    }
     return flat
 
 

@@ -123,3 +123,15 @@ def test_a_mechanism_is_judged_against_genuine_payments_only() -> None:
     found = evaluation.by_mechanism(score, mechanism, np.array([10.0, 5.0, 1.0, 1.0]), score >= 0.85)
     assert found["testing"]["average_precision"] == 1
     assert (found["stolen"]["recall_at_budget"], found["testing"]["recall_at_budget"]) == (1, 0)
+
+
+def test_any_true_reason_counts_and_the_main_one_is_counted_apart() -> None:
+    ordinary: list[tuple[float, list[Reason]]] = [(0.5 - row / 1_000, []) for row in range(198)]
+    rows = scored((0.9, [Reason.BURST, Reason.CARD_TESTING]), (0.8, [Reason.NEW_LOCATION]), *ordinary)
+    mechanism = np.array(["testing", "testing", *[""] * 198])
+    main = np.array([str(Reason.CARD_TESTING)] * 2 + [""] * 198)
+    true = np.zeros((200, len(REASONS)), bool)
+    true[:2, [REASONS.index(Reason.CARD_TESTING), REASONS.index(Reason.BURST)]] = True
+    hits = evaluation.reason_hits(rows, mechanism, main, frozenset(), true)
+    assert (hits["first"], hits["first_three"]) == (0.5, 0.5)
+    assert (hits["main"], hits["main_three"]) == (0.0, 0.5)

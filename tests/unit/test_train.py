@@ -185,10 +185,20 @@ def test_the_median_label_delay_is_that_of_reported_frauds() -> None:
 
 
 def test_the_truth_is_empty_for_ordinary_payments() -> None:
-    truth = Truth(pa.table({"transaction_id": ["b"], "mechanism": ["stolen_card"], "reason": ["burst_of_activity"]}))
+    truth = Truth(
+        pa.table(
+            {
+                "transaction_id": ["b"],
+                "mechanism": ["stolen_card"],
+                "reason": ["burst_of_activity"],
+                "reasons": [["burst_of_activity"]],
+            }
+        )
+    )
     mechanism, reason = truth.of(pa.array(["a", "b"]))
     assert mechanism.tolist() == ["", "stolen_card"]
     assert reason.tolist() == ["", "burst_of_activity"]
+    assert truth.true_reasons(pa.array(["a", "b"])).sum(axis=1).tolist() == [0, 1]
 
 
 def test_the_hash_of_a_window_changes_with_a_label(rows: TrainingSet) -> None:
