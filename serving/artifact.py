@@ -42,7 +42,7 @@ class Manifest:
     train_to: str
     labels_as_of: str
     data_sha256: str
-    dropped_columns: tuple[str, ...]  # constant in training, so not consumed
+    dropped_columns: tuple[str, ...]  # not consumed: constant in training, or of no part in a simple rule
     metrics: dict[str, float] = field(default_factory=dict)
     golden_features: list[list[float]] = field(default_factory=list)  # rows of raw features
     golden_scores: list[float] = field(default_factory=list)  # what they scored when the model was made
@@ -186,6 +186,10 @@ def _check_weights(name: str, model: onnx.ModelProto) -> None:
             raise ArtifactCorrupt(name, f"weight {tensor.name} lives outside the file", check="weights")
         if not np.all(np.isfinite(onnx.numpy_helper.to_array(tensor))):
             raise ArtifactCorrupt(name, f"weight {tensor.name} is not finite", check="weights")
+    for node in model.graph.node:  # trees keep their numbers in attributes
+        for attribute in node.attribute:
+            if not np.all(np.isfinite(attribute.floats)):
+                raise ArtifactCorrupt(name, f"{attribute.name} of {node.op_type} is not finite", check="weights")
 
 
 def _open(name: str, content: bytes) -> onnxruntime.InferenceSession:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.errors import BadConfiguration
-from feature_repo.features import NAMES
+from feature_repo.features import NAMES, REASONS
 from feature_repo.settings import Settings
 from training.maturity import reported_share
 
@@ -78,7 +78,7 @@ class TrainingSet:
 class Truth:
     """What the simulator knows: the mechanism and true first reason of each fraudulent payment."""
 
-    table: pa.Table  # transaction_id, mechanism, reason
+    table: pa.Table  # transaction_id, mechanism, reason, and reasons: all that are true
 
     def of(self, transaction_id: pa.StringArray) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Mechanism and reason of each payment, empty texts for genuine ones."""
@@ -87,13 +87,19 @@ class Truth:
         mechanism, reason = (np.asarray(column.to_pylist(), dtype=str) for column in columns)
         return mechanism, reason
 
+    def true_reasons(self, transaction_id: pa.StringArray) -> BoolArray:
+        """[n, REASONS]: which codes are true of each payment; none of a genuine one."""
+        place = pc.index_in(transaction_id, value_set=self.table["transaction_id"].combine_chunks())
+        told = self.table["reasons"].take(place).to_pylist()
+        return np.array([[code in (codes or ()) for code in REASONS] for codes in told], bool)
+
 
 def load_truth(settings: Settings, name: str) -> Truth | None:
     """The truth table of a simulated data set; None for data of one's own."""
     path = settings.home / "data" / name / "truth.parquet"
     if not path.is_file():
         return None
-    return Truth(pq.read_table(path, columns=["transaction_id", "mechanism", "reason"]))
+    return Truth(pq.read_table(path, columns=["transaction_id", "mechanism", "reason", "reasons"]))
 
 
 def load_training_set(

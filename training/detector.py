@@ -16,9 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from feature_repo.errors import BadConfiguration
+from training import recipes
+from training.graph import Graph
 from training.network import Autoencoder, Trained, fixed_threads, train
 from training.recipes import Recipe
 from training.tails import Tail, fit_tail
@@ -68,6 +70,18 @@ class Normalisation:
         beyond = torch.log1p(torch.relu(z.abs() - self.soft_clip))
         return z.clamp(-self.soft_clip, self.soft_clip) + torch.sign(z) * beyond
 
+    def into(self, graph: Graph) -> str:
+        """__call__ as nodes."""
+        clip = self.soft_clip
+        centred = graph.add("Sub", "features", graph.constant(self.center.numpy()))
+        scaled = graph.add("Div", centred, graph.constant(self.scale.numpy()))
+        z = graph.add("Clip", scaled, graph.constant(-FAR), graph.constant(FAR))
+        excess = graph.add("Relu", graph.add("Sub", graph.add("Abs", z), graph.constant(clip)))
+        beyond = graph.add("Log", graph.add("Add", excess, graph.constant(1.0)))
+        signed = graph.add("Mul", graph.add("Sign", z), beyond)
+        inside = graph.add("Clip", z, graph.constant(-clip), graph.constant(clip))
+        return graph.add("Add", inside, signed)
+
 
 @dataclass(frozen=True)
 class Member:
@@ -80,6 +94,18 @@ class Member:
     def residuals(self, rows: Tensor) -> Tensor:
         """Normalised squared residuals of standardised rows, [n, F]."""
         return (rows - self.network(rows)).square() / self.variance
+
+    def into(self, graph: Graph, rows: str) -> str:
+        """`residuals` as nodes."""
+        value = rows
+        for layer in self.network.layers:
+            if isinstance(layer, nn.Linear):
+                weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+                value = graph.add("Gemm", value, graph.constant(weight), graph.constant(bias), transB=1)
+            else:
+                value = graph.add("Relu", value)
+        residual = graph.add("Sub", rows, value)
+        return graph.add("Mul", graph.add("Mul", residual, residual), graph.constant(1 / self.variance.numpy()))
 
 
 @dataclass(frozen=True)
@@ -96,15 +122,30 @@ class Detector:
     def dropped(self) -> tuple[int, ...]:
         return tuple(column for column in range(self.width) if column not in self.kept)
 
-    def score(self, x: FloatArray) -> FloatArray:
+    def score(self, x: npt.ArrayLike) -> FloatArray:
         """[n, width] -> [n], at or above 0, higher is more anomalous; ordinary rows lie around 1."""
-        return self._over_slices(x, lambda residuals, evidence: weighed(evidence).mean(dim=1))
+        return self._over_slices(np.asarray(x, np.float32), lambda _, evidence: weighed(evidence).mean(dim=1))
 
-    def contributions(self, x: FloatArray) -> FloatArray:
+    def contributions(self, x: npt.ArrayLike) -> FloatArray:
         """[n, width] -> [n, width]: each column's share of the evidence; rows sum to 1, dropped columns are 0."""
+        x = np.asarray(x, np.float32)
         shares = np.zeros((len(x), self.width), np.float32)
         shares[:, self.kept] = self._over_slices(x, shared)
         return shares
+
+    def settled(self, x: FloatArray) -> npt.NDArray[np.bool_]:
+        """Every row: nothing in a network jumps."""
+        return np.ones(len(x), bool)
+
+    def into(self, graph: Graph) -> tuple[str, str]:
+        """Raw score and contributions over the kept columns, as nodes."""
+        rows = self.normalisation.into(graph)
+        residuals = [member.into(graph, rows) for member in self.members]
+        evidence = [member.tail.into(graph, part) for member, part in zip(self.members, residuals, strict=True)]
+        together = _mean_into(graph, evidence)
+        shares = graph.shares(_loud_into(graph, _mean_into(graph, residuals), together))
+        weighed_in = graph.add("Mul", together, graph.add("Sqrt", together))
+        return graph.add("Mul", graph.total(weighed_in), graph.constant(1 / len(self.kept))), shares
 
     def expected(self, x: FloatArray) -> FloatArray:
         """[n, width] -> [n, width]: the row as the ensemble would have it; dropped columns as they are."""
@@ -147,25 +188,47 @@ def shared(residuals: Tensor, evidence: Tensor) -> Tensor:
     return loud / loud.sum(dim=1, keepdim=True)
 
 
-def fit_autoencoder(x: FloatArray, recipe: Recipe) -> Detector:
-    """Fit to rows float32[n, width] believed ordinary. Same rows, recipe and seed: same detector.
+def _mean_into(graph: Graph, parts: list[str]) -> str:
+    total = parts[0] if len(parts) == 1 else graph.add("Sum", *parts)
+    return graph.add("Mul", total, graph.constant(1 / len(parts)))
+
+
+def _loud_into(graph: Graph, residuals: str, evidence: str) -> str:
+    """What `shared` divides by its sum."""
+    beyond = graph.add("Relu", graph.add("Sub", evidence, graph.constant(BY_CHANCE)))
+    remainder = graph.add("Add", graph.add("Mul", evidence, graph.constant(REMAINDER)), graph.constant(TINY))
+    root = graph.add("Sqrt", graph.add("Sqrt", graph.add("Add", residuals, graph.constant(TINY))))
+    return graph.add("Mul", graph.add("Add", beyond, remainder), root)
+
+
+def fit_autoencoder(x: npt.ArrayLike, recipe: Recipe | None = None) -> Detector:
+    """Fit to numeric rows [n, width] believed ordinary, by the default recipe unless one is given.
+
+    Same rows, recipe and seed: same detector.
 
     Raises BadConfiguration where there are too few rows, no column that varies, or a value that is not finite.
     """
+    recipe = recipe or recipes.default()
     x = np.ascontiguousarray(x, dtype=np.float32)
     if x.ndim != 2 or len(x) < MIN_ROWS:
         raise BadConfiguration(f"{len(x)} rows to train on, at least {MIN_ROWS} are needed")
     if not np.isfinite(x).all():
         raise BadConfiguration("training rows hold a value that is not finite")
-    kept = tuple(int(column) for column in np.flatnonzero(x.min(axis=0) < x.max(axis=0)))
-    if not kept:
-        raise BadConfiguration("every column is constant: there is nothing to learn")
+    kept = varying(x)
     rows_in = x[:, kept]
     normalisation = Normalisation.fit(rows_in, recipe.soft_clip)
     rows = normalisation(torch.from_numpy(rows_in))
     trained = [train(rows, recipe, network) for network in range(recipe.seeds)]
     members = tuple(_member(fit, rows, recipe.variance_floor) for fit in trained)
     return Detector(x.shape[1], kept, normalisation, members, tuple(fit.losses for fit in trained))
+
+
+def varying(x: FloatArray) -> tuple[int, ...]:
+    """Columns that are not constant. Raises BadConfiguration where none varies."""
+    kept = tuple(int(column) for column in np.flatnonzero(x.min(axis=0) < x.max(axis=0)))
+    if not kept:
+        raise BadConfiguration("every column is constant: there is nothing to learn")
+    return kept
 
 
 def _member(fit: Trained, rows: Tensor, floor: float) -> Member:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from feature_repo.features import REASONS
 from serving.wire import NO_REASON
+from training import intervals
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -46,6 +47,57 @@ def evaluate(
         "precision_at_budget": float(fraud[alerts].mean()),
         "money_caught_at_budget": float(amount[alerts & fraud].sum() / amount[fraud].sum()),
     }
+
+
+def with_intervals(
+    score: FloatArray, fraud: BoolArray, user_codes: npt.NDArray[np.int64], amount: npt.NDArray[Any], alerts: BoolArray
+) -> dict[str, list[float]]:
+    """95 % bootstrap intervals over users, by metric; the alerts stay those of the whole."""
+    if not fraud.any() or fraud.all():
+        return {}
+    equal = np.ones(len(score))
+    metrics = {
+        "average_precision": intervals.ranked(score, fraud),
+        "recall_at_budget": intervals.share_of(alerts, fraud, equal),
+        "precision_at_budget": intervals.share_of(fraud, alerts, equal),
+        "money_caught_at_budget": intervals.share_of(alerts, fraud, np.asarray(amount, np.float64)),
+    }
+    draws = {name: intervals.bootstrap(user_codes, of, intervals.REPLICATES, seed=0) for name, of in metrics.items()}
+    return {name: list(intervals.interval(values)) for name, values in draws.items()}
+
+
+def slices(
+    score: FloatArray, fraud: BoolArray, alerts: BoolArray, groups: npt.NDArray[Any]
+) -> dict[str, dict[str, float]]:
+    """Counts, average precision and recall within each group of payments; `groups` [n] are names."""
+    result = {}
+    for name in np.unique(groups):
+        rows = groups == name
+        found: dict[str, float] = {"rows": float(rows.sum()), "frauds": float(fraud[rows].sum())}
+        found["alert_share"] = float(alerts[rows].mean())
+        if fraud[rows].any() and not fraud[rows].all():
+            found["average_precision"] = average_precision(score[rows], fraud[rows])
+            found["recall_at_budget"] = float(alerts[rows & fraud].mean())
+        result[str(name)] = found
+    return result
+
+
+def by_mechanism(
+    score: FloatArray, mechanism: npt.NDArray[Any], amount: npt.NDArray[Any], alerts: BoolArray
+) -> dict[str, dict[str, float]]:
+    """Each mechanism's true frauds against all genuine payments; `mechanism` is empty for those."""
+    result = {}
+    for name in np.unique(mechanism[mechanism != ""]):
+        fraud = mechanism == name
+        rows = fraud | (mechanism == "")
+        result[str(name)] = {
+            "frauds": float(fraud.sum()),
+            "average_precision": average_precision(score[rows], fraud[rows]),
+            "auc": auc(score[rows], fraud[rows]),
+            "recall_at_budget": float(alerts[fraud].mean()),
+            "money_caught_at_budget": float(amount[fraud & alerts].sum() / amount[fraud].sum()),
+        }
+    return result
 
 
 def average_precision(score: FloatArray, fraud: BoolArray) -> float:
@@ -113,30 +165,37 @@ def curves(score: FloatArray, fraud: BoolArray) -> dict[str, list[float]]:
 
 
 def reason_hits(
-    scored: npt.NDArray[np.void], mechanism: npt.NDArray[Any], reason: npt.NDArray[Any], leave_out: frozenset[str]
+    scored: npt.NDArray[np.void],
+    mechanism: npt.NDArray[Any],
+    reason: npt.NDArray[Any],
+    leave_out: frozenset[str],
+    true: BoolArray | None = None,
 ) -> dict[str, Any]:
-    """How often the first, and one of the first three, reasons name the true one.
+    """How often the first, and one of the first three, reasons are true.
 
     Over true fraud in the top 1 % of `scored`, overall and per mechanism with enough cases; `mechanism`
-    and `reason` are texts, empty for ordinary payments; mechanisms in `leave_out` do not count.
+    and `reason`, the one to read first, are texts, empty for ordinary payments; mechanisms in `leave_out` do
+    not count. `true` [n, REASONS] are all codes that are true of a payment: then `first` and `first_three`
+    count any of them, and `main` and `main_three` that one alone.
     """
     names = np.array([str(code) for code in REASONS] + [""] * (NO_REASON + 1 - len(REASONS)))
-    judged = top(scored["score"], TOP_SHARE) & (mechanism != "") & ~np.isin(mechanism, list(leave_out))
-    given = names[scored["reasons"][judged]]
-    right = given == reason[judged][:, None]
-    result: dict[str, Any] = {"frauds": int(judged.sum())}
-    if judged.any():
-        result |= {"first": float(right[:, 0].mean()), "first_three": float(right[:, :3].any(axis=1).mean())}
-    mechanisms = {}
-    for name in np.unique(mechanism[judged]):
-        cases = mechanism[judged] == name
-        if cases.sum() >= MIN_FRAUDS_PER_MECHANISM:
-            mechanisms[str(name)] = {
-                "frauds": int(cases.sum()),
-                "first": float(right[cases, 0].mean()),
-                "first_three": float(right[cases, :3].any(axis=1).mean()),
-            }
-    return result | {"mechanisms": mechanisms}
+    judged = np.flatnonzero(top(scored["score"], TOP_SHARE) & (mechanism != "") & ~np.isin(mechanism, list(leave_out)))
+    given = scored["reasons"][judged]
+    main = names[given] == reason[judged][:, None]
+    right = {"first": main[:, 0], "first_three": main[:, :3].any(axis=1)}
+    if true is not None:
+        told = np.column_stack([true, np.zeros((len(true), NO_REASON + 1 - len(REASONS)), bool)])
+        any_true = np.take_along_axis(told[judged], given.astype(np.intp), axis=1)
+        right |= {"main": right["first"], "main_three": right["first_three"]}
+        right |= {"first": any_true[:, 0], "first_three": any_true[:, :3].any(axis=1)}
+
+    def rates(cases: BoolArray) -> dict[str, float]:
+        hits = {name: float(hit[cases].mean()) for name, hit in right.items()} if cases.any() else {}
+        return {"frauds": int(cases.sum()), **hits}
+
+    groups = {str(name): mechanism[judged] == name for name in np.unique(mechanism[judged])}
+    enough = {name: cases for name, cases in groups.items() if cases.sum() >= MIN_FRAUDS_PER_MECHANISM}
+    return rates(np.ones(len(judged), bool)) | {"mechanisms": {name: rates(cases) for name, cases in enough.items()}}
 
 
 def _count(rows: int, share: float) -> int:

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.errors import BadConfiguration
-from training.baselines import BASELINES
 from training.data import TrainingSet
-from training.detector import Detector, fit_autoencoder
+from training.models import BASELINES, FITS, Model, fit
 from training.recipes import Recipe
 
 FloatArray = npt.NDArray[np.float32]
@@ -20,10 +19,10 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Fold:
-    """Days held out together, and the detector fitted to the others."""
+    """Days held out together, and the model fitted to the others."""
 
     rows: npt.NDArray[np.int64]  # positions in the training set
-    detector: Detector
+    model: Model
 
 
 @dataclass(frozen=True)
@@ -54,27 +53,33 @@ def split_days(data: TrainingSet, recipe: Recipe) -> list[npt.NDArray[np.int64]]
 
 
 def fit_folds(data: TrainingSet, recipe: Recipe) -> list[Fold]:
-    """One detector per fold, on the rows of the other days that are not known to be fraud."""
-    folds = []
-    for held in split_days(data, recipe):
-        seen = np.ones(len(data), bool)
-        seen[held] = False
-        folds.append(Fold(held, fit_autoencoder(data.x[seen & ~data.label], recipe)))
-    return folds
+    """One model per fold, fitted to the rows of the other days."""
+    return [Fold(held, fit(_others(data, held), recipe)) for held in split_days(data, recipe)]
 
 
 def score_folds(data: TrainingSet, folds: list[Fold], recipe: Recipe) -> HeldOut:
-    """Held-out scores of the detectors and, where the recipe asks, of the baselines."""
+    """Held-out scores of the models and, where the recipe asks, of the baselines."""
     rows = np.concatenate([fold.rows for fold in folds])
     order = np.argsort(rows, kind="stable")
-    raw = np.concatenate([fold.detector.score(data.x[fold.rows]) for fold in folds])
-    shares = np.concatenate([fold.detector.contributions(data.x[fold.rows]) for fold in folds])
-    baselines = {}
-    for name, fit in BASELINES.items() if recipe.baselines else ():
-        scores = []
-        for fold in folds:
-            seen = np.ones(len(data), bool)
-            seen[fold.rows] = False
-            scores.append(fit(data.x[seen & ~data.label], recipe.seed)(data.x[fold.rows]))
-        baselines[name] = np.concatenate(scores)[order]
-    return HeldOut(rows[order], raw[order], shares[order], baselines)
+    raw = np.concatenate([fold.model.score(data.x[fold.rows]) for fold in folds])
+    shares = np.concatenate([fold.model.contributions(data.x[fold.rows]) for fold in folds])
+    baselines = _baselines(data, folds, recipe) if recipe.baselines else {}
+    return HeldOut(rows[order], raw[order], shares[order], {name: s[order] for name, s in baselines.items()})
+
+
+def _baselines(data: TrainingSet, folds: list[Fold], recipe: Recipe) -> dict[str, FloatArray]:
+    """Scores by name, fold after fold; a rule is told by its frauds, so without any there is none."""
+    scores: dict[str, list[FloatArray]] = {name: [] for name in BASELINES}
+    for fold in folds:
+        others = _others(data, fold.rows)
+        if not others.label.any():
+            scores.pop("rule", None)
+        for name in scores:
+            scores[name].append(FITS[name](others, recipe).score(data.x[fold.rows]))
+    return {name: np.concatenate(parts) for name, parts in scores.items()}
+
+
+def _others(data: TrainingSet, held: npt.NDArray[np.int64]) -> TrainingSet:
+    seen = np.ones(len(data), bool)
+    seen[held] = False
+    return data.take(seen)

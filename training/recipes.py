@@ -11,6 +11,8 @@ class Recipe:
     """Everything a training run depends on besides its data. The string under a field is its unit."""
 
     name: str
+    kind: str = "autoencoder"
+    """of model: autoencoder, boosted, isolation_forest, mahalanobis or rule"""
 
     hidden: int = 100
     """units of the layer before and after the code (MODELS.md §1.5)"""
@@ -38,6 +40,17 @@ class Recipe:
     variance_floor: float = 1e-4
     """least residual variance of a feature, in variances of a standardised input"""
 
+    trees: int = 200
+    """boosting rounds; one ensemble for each of `seeds`"""
+    leaves: int = 15
+    """of a tree at most"""
+    tree_learning_rate: float = 0.05
+    """share of its answer that each tree adds"""
+    tree_penalty: float = 1.0
+    """on the squares of the leaves' answers"""
+    tree_features: float = 0.5
+    """share of the columns that each split may choose from"""
+
     folds: int = 3
     """parts, by day, for out-of-fold calibration; 1 holds out the last days instead"""
     holdout_share: float = 0.15
@@ -46,7 +59,7 @@ class Recipe:
     """share of all payments that may be alerts: the middle of the 0.1 to 1 % of payments that are fraud, so
     an analyst's queue is about as long as there are frauds to find"""
     baselines: bool = True
-    """whether isolation forest and Mahalanobis distance are fitted beside it, for the report"""
+    """whether isolation forest, Mahalanobis distance and the best single rule are fitted beside it, for the report"""
 
     def noise_of(self, network: int) -> float:
         """Noise of the ensemble's networks 0, 1, …: a ladder around `noise`."""
@@ -63,7 +76,28 @@ def fast() -> Recipe:
     return Recipe("fast", seeds=2, batch_rows=4_096, folds=1)
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"default": default, "fast": fast}
+def boosted() -> Recipe:
+    """The supervised challenger: gradient boosting on the features and the autoencoder's score."""
+    return Recipe("boosted", kind="boosted")
+
+
+def isolation_forest() -> Recipe:
+    return Recipe("isolation_forest", kind="isolation_forest")
+
+
+def mahalanobis() -> Recipe:
+    return Recipe("mahalanobis", kind="mahalanobis")
+
+
+def rule() -> Recipe:
+    """The best single threshold on one feature, found on the known frauds."""
+    return Recipe("rule", kind="rule")
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe.__name__: recipe for recipe in (default, fast, boosted, isolation_forest, mahalanobis, rule)
+}
+KINDS = frozenset({"autoencoder", "boosted", "isolation_forest", "mahalanobis", "rule"})
 
 
 def named(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -93,9 +127,12 @@ def _with(recipe: Recipe, override: str) -> Recipe:
 
 def _check(recipe: Recipe) -> None:
     positive: tuple[str, ...] = ("hidden", "code", "seeds", "updates", "batch_rows", "learning_rate", "folds")
-    positive += ("noise_step", "soft_clip", "variance_floor")
+    positive += ("noise_step", "soft_clip", "variance_floor", "trees", "tree_learning_rate")
     wrong = [key for key in positive if not getattr(recipe, key) > 0]
-    wrong += [key for key in ("noise", "seed") if not getattr(recipe, key) >= 0]
+    wrong += [key for key in ("noise", "seed", "tree_penalty") if not getattr(recipe, key) >= 0]
     wrong += [key for key in ("holdout_share", "alert_budget") if not 0 < getattr(recipe, key) < 1]
+    wrong += ["kind"] if recipe.kind not in KINDS else []
+    wrong += ["leaves"] if recipe.leaves < 2 else []
+    wrong += ["tree_features"] if not 0 < recipe.tree_features <= 1 else []
     if wrong:
         raise BadConfiguration(f"recipe {recipe.name}: out of range: {', '.join(sorted(wrong))}")

@@ -19,10 +19,12 @@ from serving import artifact
 from serving.artifact import Manifest
 from serving.source import FILE_NAME, SHA256_TAG
 from training import report as reporting
+from training.page import html
 from training.recipes import Recipe
 
 FEATURE_SET_TAG = "feature_set_id"
 RECIPE_TAG = "recipe"
+FEATURE_SERVICE_TAG = "feast_feature_service"  # whose columns the run read
 NEEDS = ("onnx", "onnxruntime", "numpy")  # what loading the artefact takes; given, or MLflow would try to find out
 
 
@@ -91,14 +93,24 @@ def _log_run(mlflow: Any, fitted: Fitted, folder: Path) -> None:
             "dropped_columns": ",".join(manifest.dropped_columns) or "none",
         }
     )
-    mlflow.set_tags({FEATURE_SET_TAG: manifest.feature_set_id, RECIPE_TAG: recipe.name})
+    from feature_repo import definitions  # with Feast, seconds to import
+
+    mlflow.set_tags(
+        {
+            FEATURE_SET_TAG: manifest.feature_set_id,
+            RECIPE_TAG: recipe.name,
+            FEATURE_SERVICE_TAG: definitions.SERVICE,
+        }
+    )
     mlflow.log_metrics({name: value for name, value in manifest.metrics.items() if np.isfinite(value)})
     text = folder / "report.json"
     text.write_text(json.dumps(report, indent=1))
-    page = folder / "curves.png"
-    reporting.draw(report, f"{manifest.model_name}, recipe {recipe.name}", page)
-    mlflow.log_artifact(str(text))
-    mlflow.log_artifact(str(page))
+    curves = folder / "curves.png"
+    reporting.draw(report, f"{manifest.model_name}, recipe {recipe.name}", curves)
+    page = folder / "report.html"
+    page.write_text(html(report, manifest, curves.read_bytes()), encoding="utf-8")
+    for file in (text, curves, page):
+        mlflow.log_artifact(str(file))
 
 
 def _log_model(mlflow: Any, model: onnx.ModelProto, manifest: Manifest, name: str) -> Any:

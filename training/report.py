@@ -1,6 +1,7 @@
 """What a training run says about itself: one JSON document and one page of curves."""
 
 from datetime import date, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ from serving.scorer import with_reasons
 from training import evaluation
 from training.calibration import Calibration
 from training.data import TrainingSet, Truth
-from training.detector import Detector
 from training.heldout import HeldOut
+from training.models import Model
 from training.recipes import Recipe
 
 FloatArray = npt.NDArray[np.float32]
 
 LOSS_POINTS = 100  # per network
+AMOUNT_QUANTILES = (0.25, 0.5, 0.75, 0.95)
+USER_AGES = (5, 20, 100)  # earlier payments; under the first a user is not compared with himself
 UNDETECTABLE = frozenset({"mimicry", "slow_mimicry"})  # made to look ordinary: no reason is right (MODELS.md §3)
 
 
@@ -27,13 +30,15 @@ def describe(
     scores: FloatArray,
     ordinary: npt.NDArray[np.bool_],
     calibration: Calibration,
-    detector: Detector,
+    threshold: float,
+    model: Model,
     recipe: Recipe,
     truth: Truth | None,
 ) -> dict[str, Any]:
     """The report of one run; `scores` are the held-out rows' anomaly scores, `ordinary` what was calibrated on."""
     rows = data.take(held.rows)
-    user = np.asarray(rows.user_id.to_pylist())
+    user = rows.user_id.dictionary_encode().indices.to_numpy().astype(np.int64)
+    alerts = scores >= np.float32(threshold)
 
     def judged(values: FloatArray) -> dict[str, float]:
         return evaluation.evaluate(values, rows.label, user, rows.day, rows.amount, recipe.alert_budget)
@@ -52,13 +57,43 @@ def describe(
         },
         "median_label_delay_days": data.label_delay.total_seconds() / 86_400,
         "held_out": judged(scores),
+        "intervals": evaluation.with_intervals(scores, rows.label, user, rows.amount, alerts),
+        "slices": _slices(rows, scores, alerts, truth),
+        "columns": {
+            "kept": [data.columns[place] for place in model.kept],
+            "dropped": [name for place, name in enumerate(data.columns) if place not in model.kept],
+        },
         "baselines": {name: judged(values) for name, values in held.baselines.items()},
         "reasons": _reasons(rows, held, scores, truth),
         "calibration": calibration.report() | _calibration_curve(scores[ordinary]),
         "curves": evaluation.curves(scores, rows.label),
         "alert_share_by_day": _alerts_by_day(rows, scores, recipe.alert_budget),
-        "loss": [_thinned(losses) for losses in detector.losses],
+        "loss": [_thinned(losses) for losses in model.losses],
     }
+
+
+def _slices(
+    rows: TrainingSet, scores: FloatArray, alerts: npt.NDArray[np.bool_], truth: Truth | None
+) -> dict[str, dict[str, dict[str, float]]]:
+    """By user age and amount, and by mechanism where the truth is known."""
+    groups = {"amount": _banded(rows.amount, np.quantile(rows.amount, AMOUNT_QUANTILES))}
+    if "history" in rows.columns:
+        past = np.expm1(rows.x[:, rows.columns.index("history")].astype(np.float64))
+        groups["user_age"] = _banded(np.round(past), np.array(USER_AGES))
+    found = {name: evaluation.slices(scores, rows.label, alerts, group) for name, group in groups.items()}
+    if truth is not None:
+        mechanism, _ = truth.of(rows.transaction_id)
+        found["mechanism"] = evaluation.by_mechanism(scores, mechanism, rows.amount, alerts)
+    return found
+
+
+def _banded(values: npt.NDArray[Any], edges: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Names of the bands that `edges` cut, numbered from the lowest: a name sorts as its band does."""
+    shown = [f"{edge:,.0f}" for edge in edges]
+    names = [f"1: under {shown[0]}"]
+    names += [f"{place}: {low} to {high}" for place, (low, high) in enumerate(pairwise(shown), start=2)]
+    names.append(f"{len(edges) + 1}: {shown[-1]} or more")
+    return np.array(names)[np.searchsorted(edges, values, side="right")]
 
 
 def _reasons(rows: TrainingSet, held: HeldOut, scores: FloatArray, truth: Truth | None) -> dict[str, Any]:
@@ -67,7 +102,7 @@ def _reasons(rows: TrainingSet, held: HeldOut, scores: FloatArray, truth: Truth 
         return {"skipped": "the true mechanism of these payments is not known"}
     scored = with_reasons(scores, held.contributions, rows.x, rows.columns)
     mechanism, reason = truth.of(rows.transaction_id)
-    return evaluation.reason_hits(scored, mechanism, reason, UNDETECTABLE)
+    return evaluation.reason_hits(scored, mechanism, reason, UNDETECTABLE, truth.true_reasons(rows.transaction_id))
 
 
 def _calibration_curve(ordinary_scores: FloatArray) -> dict[str, Any]:
@@ -102,7 +137,9 @@ def metrics_of(report: dict[str, Any]) -> dict[str, float]:
         flat |= {f"{baseline}_{name}": value for name, value in values.items() if name not in ("rows", "frauds")}
     flat |= {f"rows_{name}": float(value) for name, value in report["rows"].items()}
     reasons = report["reasons"]
-    flat |= {f"reason_{name}": reasons[name] for name in ("first", "first_three") if name in reasons}
+    flat |= {
+        f"reason_{name}": reasons[name] for name in ("first", "first_three", "main", "main_three") if name in reasons
+    }
     return flat
 
 
@@ -125,7 +162,8 @@ def draw(report: dict[str, Any], title: str, path: Path) -> None:
     for member, values in enumerate(report["loss"], start=1):
         loss.plot(values, label=f"network {member}")
     loss.set(title="training", xlabel="percent of the steps", ylabel="reconstruction error", yscale="log")
-    loss.legend()
+    if report["loss"]:
+        loss.legend()
     days = report["alert_share_by_day"]
     alerts.bar([datetime.fromisoformat(day) for day in days], list(days.values()))
     alerts.set(title="alerts at budget", ylabel="share of payments")

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from training.graph import Graph
+
 # Shares at which the law is fitted: the body is no concern, and under 0.0005 the sample says little.
 SHARES = np.array([0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005])
 SHAPE_LIMIT = 20.0  # beyond, the law is an exponential for all that matters, and rounding is multiplied by it
@@ -32,6 +34,12 @@ class Tail:
         """Normalised residuals [n, F] -> evidence [n, F], at or above 0."""
         evidence: Tensor = torch.log(1 + residuals / self.scale) * self.shape  # as the exported graph has it
         return evidence
+
+    def into(self, graph: Graph, residuals: str) -> str:
+        """__call__ as nodes."""
+        scaled = graph.add("Mul", residuals, graph.constant(1 / self.scale.numpy()))
+        logs = graph.add("Log", graph.add("Add", scaled, graph.constant(1.0)))
+        return graph.add("Mul", logs, graph.constant(self.shape.numpy()))
 
 
 def fit_tail(residuals: npt.NDArray[np.float32], least_scale: npt.NDArray[np.float32]) -> Tail:

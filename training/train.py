@@ -14,10 +14,11 @@ from serving.artifact import Manifest
 from training import recipes
 from training.calibration import MIN_ROWS, fit_calibration
 from training.data import TrainingSet, Truth, load_training_set, load_truth
-from training.detector import Detector, fit_autoencoder
 from training.export import to_onnx, verify
 from training.heldout import HeldOut, fit_folds, score_folds
 from training.maturity import without_unreported
+from training.models import Model
+from training.models import fit as fit_to
 from training.recipes import Recipe
 from training.registration import Fitted, register
 from training.report import describe, metrics_of
@@ -85,24 +86,26 @@ def fit_model(
     scores = calibration.apply(held.raw)
     threshold = float(np.quantile(scores, 1 - recipe.alert_budget, method="higher"))
     if recipe.folds == 1:
-        detector = folds[0].detector  # what was calibrated is what serves
+        model = folds[0].model  # what was calibrated is what serves
     else:
         progress("training on the whole window")
-        detector = fit_autoencoder(data.x[~data.label], recipe)
+        model = fit_to(data, recipe)
+    progress("judging")
+    report = describe(data, held, scores, ordinary, calibration, threshold, model, recipe, truth)
     progress("exporting")
-    report = describe(data, held, scores, ordinary, calibration, detector, recipe, truth)
-    model = to_onnx(detector, calibration)
-    golden = data.x[_spread(scores, held.rows)]
+    exported = to_onnx(model, calibration)
+    golden = _golden(data, model, scores, held.rows)
     sample = data.x[np.linspace(0, len(data) - 1, min(VERIFIED_ROWS, len(data)), dtype=int)]
-    report["onnx_to_torch_difference"] = verify(model, detector, calibration, np.concatenate([golden, sample]))
-    manifest = _manifest(data, recipe, model_name, window, detector, threshold, metrics_of(report))
+    checked = np.concatenate([golden, sample[model.settled(sample)]])
+    report["onnx_difference"] = verify(exported, model, calibration, checked)
+    manifest = _manifest(data, recipe, model_name, window, model, threshold, metrics_of(report))
     manifest = replace(
         manifest,
-        golden_features=golden[:, detector.kept].tolist(),
-        golden_scores=calibration.apply(detector.score(golden)).tolist(),
+        golden_features=golden[:, model.kept].tolist(),
+        golden_scores=calibration.apply(model.score(golden)).tolist(),
         budget_thresholds=_budget_thresholds(scores),
     )
-    return Fitted(model, manifest, report, recipe)
+    return Fitted(exported, manifest, report, recipe)
 
 
 def _calibration_rows(data: TrainingSet, held: HeldOut) -> npt.NDArray[np.bool_]:
@@ -132,10 +135,11 @@ def _budget_thresholds(scores: FloatArray) -> tuple[tuple[float, float], ...]:
     return tuple(zip(budgets.tolist(), thresholds.tolist(), strict=True))
 
 
-def _spread(scores: FloatArray, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Positions of golden rows: evenly down the ranking, so that the steep tail is covered as well."""
+def _golden(data: TrainingSet, model: Model, scores: FloatArray, rows: npt.NDArray[np.int64]) -> FloatArray:
+    """Golden rows [n, width]: evenly down the ranking, so that the steep tail is covered as well."""
     ranked = rows[np.argsort(scores, kind="stable")]
-    return ranked[np.unique(np.linspace(0, len(ranked) - 1, GOLDEN_ROWS, dtype=int))]
+    ranked = ranked[model.settled(data.x[ranked])]
+    return data.x[ranked[np.unique(np.linspace(0, len(ranked) - 1, GOLDEN_ROWS, dtype=int))]]
 
 
 def _manifest(
@@ -143,11 +147,11 @@ def _manifest(
     recipe: Recipe,
     model_name: str,
     window: tuple[date, date],
-    detector: Detector,
+    model: Model,
     threshold: float,
     metrics: dict[str, float],
 ) -> Manifest:
-    columns = tuple(data.columns[position] for position in detector.kept)
+    columns = tuple(data.columns[position] for position in model.kept)
     return Manifest(
         model_name=model_name,
         recipe=recipe.name,
@@ -159,6 +163,6 @@ def _manifest(
         train_to=window[1].isoformat(),
         labels_as_of=data.labels_as_of.isoformat(),
         data_sha256=data.sha256(),
-        dropped_columns=tuple(data.columns[position] for position in detector.dropped),
+        dropped_columns=tuple(name for name in data.columns if name not in columns),
         metrics=metrics,
     )

@@ -100,9 +100,29 @@ def kernel(
     typer.echo(result.machine.line())
 
 
+def train(
+    updates: Annotated[int, typer.Option("--updates", min=1, max=10_000, help="optimiser steps")] = 60,
+    batch_rows: Annotated[int, typer.Option("--batch-rows", min=1, max=65_536, help="rows per step")] = 8_192,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of lines")] = False,
+) -> None:
+    """How fast the autoencoder trains on one core."""
+    from pipelines.bench.train import bench_train
+
+    result = bench_train(updates, batch_rows)
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+        return
+    typer.echo(
+        f"{result.per_second:,.0f} rows per second and epoch on {result.device}: {result.updates} steps of "
+        f"{result.batch_rows:,} rows of {result.columns} columns in {result.seconds:.2f} s"
+    )
+    typer.echo(result.machine.line())
+
+
 def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Measure: every number comes with the machine it was taken on.")
     group.callback(invoke_without_command=True)(road)
     group.command("parser")(parser)
     group.command("kernel")(kernel)
+    group.command("train")(train)
     app.add_typer(group, name="bench")

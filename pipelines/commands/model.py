@@ -37,7 +37,9 @@ def train(
             "default: the end of the last day plus the data set's median label delay",
         ),
     ] = None,
-    recipe: Annotated[str, typer.Option("--recipe", help="default or fast")] = "default",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="default, fast, boosted, isolation_forest, mahalanobis or rule")
+    ] = "default",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change one value of the recipe; repeatable")
     ] = None,

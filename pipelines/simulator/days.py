@@ -124,13 +124,13 @@ def history(world: World, day: Day) -> pa.RecordBatch:
 def truth(world: World, day: Day) -> pa.RecordBatch:
     """TRUTH_SCHEMA: one row per fraudulent payment, reported or not."""
     chosen = np.flatnonzero(day.rows.mechanism > 0)
-    mechanism = day.rows.mechanism[chosen]
-    reasons = pa.array([list(reasons) for reasons in fraud.TRUE_REASONS], pa.list_(pa.string()))
+    frauds = day.rows.take(chosen)
+    reasons = fraud.true_reasons(world, frauds)
     columns = [
         transaction_ids(world, day).take(pa.array(chosen)),
-        _text(mechanism, list(fraud.MECHANISM_NAMES)),
-        _text(mechanism, ["", *(reasons[0] for reasons in fraud.TRUE_REASONS[1:])]),
-        reasons.take(pa.array(mechanism)),
+        _text(frauds.mechanism, list(fraud.MECHANISM_NAMES)),
+        pa.array([codes[0] for codes in reasons], pa.string()),
+        pa.array(reasons, pa.list_(pa.string())),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TRUTH_SCHEMA)
 

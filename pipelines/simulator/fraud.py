@@ -1,7 +1,8 @@
 """One day of fraud: each mechanism starts from a genuine payment of the day, so busy cards are hit more.
 
 `difficulty` d in [0, 1] shrinks what gives a mechanism away. What a mechanism truly is stands in
-`Mechanism.reasons`: the first is the reason an analyst should read, the others are true as well.
+`Mechanism.reasons`: the first is the reason an analyst should read, the others are true as well. Which of
+them a payment shows is told by `true_reasons`: a thief who disguises his device is not betrayed by it.
 """
 
 from collections.abc import Callable
@@ -200,13 +201,14 @@ MECHANISMS: tuple[Mechanism, ...] = (
         "account_takeover",
         0.17,
         2.5,
-        (Reason.NEW_PAYMENT_METHOD, Reason.NEW_LOCATION, Reason.UNUSUAL_HOUR, Reason.IMPOSSIBLE_TRAVEL),
+        (Reason.NEW_PAYMENT_METHOD, Reason.NEW_LOCATION, Reason.UNUSUAL_HOUR),
         _account_takeover,
     ),
     Mechanism("impossible_travel", 0.09, 1.8, (Reason.IMPOSSIBLE_TRAVEL, Reason.NEW_LOCATION), _impossible_travel),
     Mechanism("mimicry", 0.09, 2.5, (Reason.UNUSUAL_AMOUNT,), _mimicry),
 )
 SHARE_AT_COMPROMISED = 0.13
+STRANGE_HOUR = 2.5  # of the user's own spreads from the middle of his hours; one genuine payment in eighty
 COMPROMISED_CODE = len(MECHANISMS) + 1
 MECHANISM_NAMES: tuple[str, ...] = ("", *(mechanism.name for mechanism in MECHANISMS), "compromised_merchant")
 TRUE_REASONS: tuple[tuple[str, ...], ...] = (
@@ -214,3 +216,35 @@ TRUE_REASONS: tuple[tuple[str, ...], ...] = (
     *(tuple(reason.value for reason in mechanism.reasons) for mechanism in MECHANISMS),
     (Reason.RISKY_MERCHANT.value,),
 )
+
+
+def true_reasons(world: World, rows: Rows) -> list[list[str]]:
+    """Of fraudulent payments: every code that is true of each, what an analyst should read standing first.
+
+    The mechanism's own reasons come first, in its order, but those the payment does not show; then whatever
+    else the thief did unlike his victim. Where he disguised everything, what is left is the amount.
+    """
+    shown = _shown(world, rows)
+    told = []
+    for row, code in enumerate(rows.mechanism.tolist()):
+        own = [reason for reason in TRUE_REASONS[code] if reason not in shown or shown[reason][row]]
+        others = [reason for reason, seen in shown.items() if seen[row] and reason not in own]
+        if Reason.NEW_LOCATION.value in own and Reason.IMPOSSIBLE_TRAVEL.value not in own:
+            others.append(Reason.IMPOSSIBLE_TRAVEL.value)  # the owner has not left his town
+        told.append(own + others or [Reason.UNUSUAL_AMOUNT.value])
+    return told
+
+
+def _shown(world: World, rows: Rows) -> dict[str, np.ndarray]:
+    """bool[n] by code: what can be seen in a payment, whoever made it, given the ways of the card's owner."""
+    who, user = world.people, rows.user
+    hour = (rows.time % DAY_US) / HOUR_US
+    apart = np.abs(np.mod(hour - who.hour[user] + 12, 24) - 12)
+    own_place = (rows.city == who.home[user]) | (rows.city == who.new_home[user]) | (rows.city == who.second[user])
+    own_method = (rows.method[:, None] == who.method[user]).any(axis=1)
+    return {
+        Reason.NEW_PAYMENT_METHOD.value: (rows.device >= _STRANGE_DEVICES) | ~own_method,
+        Reason.NEW_LOCATION.value: ~own_place,
+        Reason.UNUSUAL_HOUR.value: apart > STRANGE_HOUR * who.spread[user],
+        Reason.NEW_MERCHANT.value: ~(rows.merchant[:, None] == who.favourites[user]).any(axis=1),
+    }

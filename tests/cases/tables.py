@@ -36,7 +36,7 @@ def with_planted(table: npt.NDArray[np.float32], share: float, seed: int) -> npt
 def training_set(rows: int = 6_000, days: int = 6, seed: int = 1) -> TrainingSet:
     """A window whose frauds are planted and known, with columns of the real catalogue."""
     table = correlated(rows, WIDTH, seed)
-    table[:, NAMES.index("history")] = 3.0 + np.random.default_rng(seed).random(rows)
+    table[:, NAMES.index("history")] = 3.0 + np.random.default_rng(seed + 100).random(rows)
     table[:, NAMES.index(CONSTANT)] = 0.0  # data without devices
     fraud = with_planted(table, 0.01, seed)
     start = int(datetime(FIRST_DAY.year, FIRST_DAY.month, FIRST_DAY.day, tzinfo=UTC).timestamp()) * 1_000_000

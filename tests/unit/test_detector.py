@@ -126,3 +126,13 @@ def test_rows_that_cannot_be_learnt_from_are_refused(spoil: object, said: str) -
     assert callable(spoil)
     with pytest.raises(BadConfiguration, match=said):
         fit_autoencoder(spoil(correlated(1_000, WIDTH, seed=14)), RECIPE)
+
+
+def test_the_documented_example_holds() -> None:
+    """`training` alone, on any numeric table."""
+    import doctest
+
+    import training
+
+    done = doctest.testmod(training)
+    assert done.attempted >= 6 and done.failed == 0

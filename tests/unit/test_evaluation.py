@@ -98,3 +98,40 @@ def test_reason_hits_count_true_fraud_in_the_top_scores_only() -> None:
     assert (hits["frauds"], hits["first"], hits["first_three"]) == (2, 0.5, 1.0)
     left = evaluation.reason_hits(rows, mechanism, reason, frozenset({"testing"}))
     assert (left["frauds"], left["first"]) == (1, 1.0)
+
+
+def test_slices_judge_each_group_alone() -> None:
+    score = np.array([0.9, 0.2, 0.8, 0.7], np.float32)
+    fraud = np.array([True, False, False, True])
+    alerts = score >= 0.75
+    found = evaluation.slices(score, fraud, alerts, np.array(["a", "a", "b", "b"]))
+    assert found["a"] == {
+        "rows": 2, "frauds": 1, "alert_share": 0.5, "average_precision": 1.0, "recall_at_budget": 1.0
+    }  # fmt: skip
+    assert (found["b"]["average_precision"], found["b"]["recall_at_budget"]) == (0.5, 0.0)
+
+
+def test_a_group_without_fraud_is_only_counted() -> None:
+    score, none = np.array([0.9, 0.2], np.float32), np.zeros(2, bool)
+    found = evaluation.slices(score, none, score > 0.5, np.array(["a", "a"]))
+    assert found == {"a": {"rows": 2, "frauds": 0, "alert_share": 0.5}}
+
+
+def test_a_mechanism_is_judged_against_genuine_payments_only() -> None:
+    score = np.array([0.9, 0.8, 0.7, 0.1], np.float32)
+    mechanism = np.array(["stolen", "testing", "", ""])
+    found = evaluation.by_mechanism(score, mechanism, np.array([10.0, 5.0, 1.0, 1.0]), score >= 0.85)
+    assert found["testing"]["average_precision"] == 1
+    assert (found["stolen"]["recall_at_budget"], found["testing"]["recall_at_budget"]) == (1, 0)
+
+
+def test_any_true_reason_counts_and_the_main_one_is_counted_apart() -> None:
+    ordinary: list[tuple[float, list[Reason]]] = [(0.5 - row / 1_000, []) for row in range(198)]
+    rows = scored((0.9, [Reason.BURST, Reason.CARD_TESTING]), (0.8, [Reason.NEW_LOCATION]), *ordinary)
+    mechanism = np.array(["testing", "testing", *[""] * 198])
+    main = np.array([str(Reason.CARD_TESTING)] * 2 + [""] * 198)
+    true = np.zeros((200, len(REASONS)), bool)
+    true[:2, [REASONS.index(Reason.CARD_TESTING), REASONS.index(Reason.BURST)]] = True
+    hits = evaluation.reason_hits(rows, mechanism, main, frozenset(), true)
+    assert (hits["first"], hits["first_three"]) == (0.5, 0.5)
+    assert (hits["main"], hits["main_three"]) == (0.0, 0.5)

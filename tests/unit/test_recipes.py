@@ -26,7 +26,19 @@ def test_a_recipe_is_not_changed_by_overriding_it() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["seeds", "sedes=3", "seeds=three", "baselines=yes", "name=other", "seeds=0", "alert_budget=1", "noise=-1", "=3"],
+    [
+        "seeds",
+        "sedes=3",
+        "seeds=three",
+        "baselines=yes",
+        "name=other",
+        "seeds=0",
+        "alert_budget=1",
+        "noise=-1",
+        "=3",
+        "kind=oracle",
+        "leaves=1",
+    ],
 )
 def test_a_slip_is_refused(override: str) -> None:
     with pytest.raises(BadConfiguration):
@@ -34,7 +46,7 @@ def test_a_slip_is_refused(override: str) -> None:
 
 
 def test_an_unknown_recipe_names_the_known_ones() -> None:
-    with pytest.raises(BadConfiguration, match="default, fast"):
+    with pytest.raises(BadConfiguration, match="default, fast, boosted"):
         recipes.named("slow")
 
 

@@ -16,7 +16,7 @@ from feature_repo.transaction import HISTORY_SCHEMA
 from pipelines.simulator import days as days_of
 from pipelines.simulator import folder, fraud, genuine, world
 from pipelines.simulator.draws import scrambled
-from pipelines.simulator.world import DAY_US, Options, World
+from pipelines.simulator.world import DAY_US, Options, Rows, World
 
 DAYS = 30
 
@@ -166,6 +166,20 @@ def test_the_truth_names_each_fraud_once_with_reasons_of_the_catalogue(
     for row in truth.to_pylist():
         assert row["reasons"][0] == row["reason"]
         assert {Reason(reason) for reason in row["reasons"]}
+
+
+def test_a_takeover_that_hides_its_device_is_not_told_by_it(people: World, month: list[days_of.Day]) -> None:
+    rows = Rows.joined([day.rows for day in month])
+    rows = rows.take(rows.mechanism == fraud.MECHANISM_NAMES.index("account_takeover"))
+    told = fraud.true_reasons(people, rows)
+    owned = (rows.device >= 0) & (rows.device < fraud._STRANGE_DEVICES)
+    usual = (rows.method[:, None] == people.people.method[rows.user]).all(axis=1) | (
+        rows.method == people.people.method[rows.user, 0]
+    )
+    named = np.array([Reason.NEW_PAYMENT_METHOD in codes for codes in told])
+    assert not named[owned & usual].any()
+    assert named[rows.device >= fraud._STRANGE_DEVICES].all()
+    assert (owned & usual).sum() > 5
 
 
 def test_a_harder_world_has_fraud_closer_to_the_usual_amount() -> None:

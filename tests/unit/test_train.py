@@ -85,10 +85,10 @@ def test_the_same_data_and_recipe_give_the_same_bytes(fitted: Fitted, rows: Trai
 
 def test_known_fraud_is_not_trained_on(rows: TrainingSet) -> None:
     recipe = recipes.named("fast", SMALL)
-    taught = fit_folds(rows, recipe)[0].detector
+    taught = fit_folds(rows, recipe)[0].model
     spoilt = rows.x.copy()
     spoilt[rows.label] = 1e6
-    same = fit_folds(replace(rows, x=spoilt), recipe)[0].detector
+    same = fit_folds(replace(rows, x=spoilt), recipe)[0].model
     np.testing.assert_array_equal(taught.score(rows.x), same.score(rows.x))
 
 
@@ -112,7 +112,7 @@ def test_a_held_out_score_comes_from_a_network_that_has_not_seen_the_day(rows: T
     spoilt[folds[0].rows] *= 100
     again = fit_folds(replace(rows, x=spoilt), recipe)
     probe = rows.x[:100]
-    np.testing.assert_array_equal(folds[0].detector.score(probe), again[0].detector.score(probe))
+    np.testing.assert_array_equal(folds[0].model.score(probe), again[0].model.score(probe))
     assert score_folds(rows, folds, recipe).rows.tolist() == list(range(len(rows)))
 
 
@@ -185,10 +185,20 @@ def test_the_median_label_delay_is_that_of_reported_frauds() -> None:
 
 
 def test_the_truth_is_empty_for_ordinary_payments() -> None:
-    truth = Truth(pa.table({"transaction_id": ["b"], "mechanism": ["stolen_card"], "reason": ["burst_of_activity"]}))
+    truth = Truth(
+        pa.table(
+            {
+                "transaction_id": ["b"],
+                "mechanism": ["stolen_card"],
+                "reason": ["burst_of_activity"],
+                "reasons": [["burst_of_activity"]],
+            }
+        )
+    )
     mechanism, reason = truth.of(pa.array(["a", "b"]))
     assert mechanism.tolist() == ["", "stolen_card"]
     assert reason.tolist() == ["", "burst_of_activity"]
+    assert truth.true_reasons(pa.array(["a", "b"])).sum(axis=1).tolist() == [0, 1]
 
 
 def test_the_hash_of_a_window_changes_with_a_label(rows: TrainingSet) -> None:
