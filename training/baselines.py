@@ -12,8 +12,8 @@ from onnx import TensorProto
 
 from feature_repo.errors import BadConfiguration
 from training.detector import varying
+from training.evaluation import average_precision
 from training.graph import Graph
-from training.intervals import ranked
 from training.recipes import Recipe
 from training.trees import Ensemble, of_isolation
 
@@ -154,11 +154,10 @@ def rule(x: FloatArray, fraud: BoolArray) -> Rule:
     """
     if not fraud.any():
         raise BadConfiguration("no fraud is known in these rows: no rule can be told from another")
-    equal = np.ones(len(x))
     tried = {}
     for column in varying(x):
         for side in (1.0, -1.0):
-            tried[column, side] = ranked(side * x[:, column], fraud)(equal)
+            tried[column, side] = average_precision(side * x[:, column], fraud)
     column, side = max(tried, key=lambda option: tried[option])
     values = x[:, column].astype(np.float64)
     return Rule(x.shape[1], (column,), float(values.mean()), side * float(values.std()))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from feature_repo.features import REASONS
 from serving.wire import NO_REASON
-from training import intervals
+from training import bootstrap
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -20,6 +20,7 @@ CARDS_PER_DAY = 100
 FALSE_POSITIVE_RATE = 0.01
 TOP_SHARE = 0.01  # of scores, within which reasons are judged
 CURVE_POINTS = 200
+REPLICATES = 200  # of the users, for the intervals of a report; the gate draws more
 MIN_FRAUDS_PER_MECHANISM = 50  # in the top scores, for a hit rate worth printing (MODELS.md §3)
 
 
@@ -50,20 +51,21 @@ def evaluate(
 
 
 def with_intervals(
-    score: FloatArray, fraud: BoolArray, user_codes: npt.NDArray[np.int64], amount: npt.NDArray[Any], alerts: BoolArray
+    score: FloatArray, fraud: BoolArray, user: npt.NDArray[Any], amount: npt.NDArray[Any], alerts: BoolArray
 ) -> dict[str, list[float]]:
     """95 % bootstrap intervals over users, by metric; the alerts stay those of the whole."""
     if not fraud.any() or fraud.all():
         return {}
-    equal = np.ones(len(score))
-    metrics = {
-        "average_precision": intervals.ranked(score, fraud),
-        "recall_at_budget": intervals.share_of(alerts, fraud, equal),
-        "precision_at_budget": intervals.share_of(fraud, alerts, equal),
-        "money_caught_at_budget": intervals.share_of(alerts, fraud, np.asarray(amount, np.float64)),
+    users = bootstrap.Users.drawn(user, REPLICATES)
+    money = np.asarray(amount, np.float64)
+    draws = {
+        "average_precision": bootstrap.average_precisions(score, fraud, users),
+        "recall_at_budget": bootstrap.ratios(alerts & fraud, fraud, users),
+        "precision_at_budget": bootstrap.ratios(alerts & fraud, alerts, users),
+        "money_caught_at_budget": bootstrap.ratios(money * (alerts & fraud), money * fraud, users),
     }
-    draws = {name: intervals.bootstrap(user_codes, of, intervals.REPLICATES, seed=0) for name, of in metrics.items()}
-    return {name: list(intervals.interval(values)) for name, values in draws.items()}
+    found = {name: bootstrap.interval(float("nan"), values) for name, values in draws.items()}
+    return {name: [interval.low, interval.high] for name, interval in found.items()}
 
 
 def slices(

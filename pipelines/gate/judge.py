@@ -1,6 +1,6 @@
 """The gate without its servers: artefacts and rows in, a verdict out. Every check here has its name in §4."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -12,8 +12,7 @@ from pipelines.gate.comparison import WORSE, Comparison, Slice
 from pipelines.gate.verdict import INSUFFICIENT_EVIDENCE, Check, Verdict
 from pipelines.scoring import score_rows
 from serving.artifact import Artifact
-from training import evaluation
-from training.baselines import BASELINES
+from training import evaluation, models, recipes
 from training.bootstrap import FloatArray, Interval
 from training.data import TrainingSet, Truth
 from training.report import UNDETECTABLE
@@ -24,7 +23,7 @@ GAIN = 0.02  # AP by which a candidate must be better to improve
 OVER_BASELINE = {"mahalanobis": 1.1}  # times its AP; the others have to be beaten, by however little
 REASONS_SLACK = 0.05  # of the champion's hit rate: about two standard errors of 300 cases
 MIN_REASONS = 50
-SINGLE_RULE = "best_single_rule"
+RULE = "rule"  # the best single one: it takes known frauds to find it
 
 
 @dataclass(frozen=True)
@@ -153,18 +152,10 @@ def _beats(name: str, ours: float, theirs: float) -> Check:
 
 def baselines(trained: TrainingSet, window: TrainingSet, seed: int) -> dict[str, FloatArray]:
     """Scores of the window by what is simple, fitted to what the candidate was trained on, with every feature."""
-    ordinary = trained.x[~trained.label]
-    scores = {name: fit(ordinary, seed)(window.x) for name, fit in BASELINES.items()}
-    if 0 < trained.label.sum() < len(trained):
-        scores[SINGLE_RULE] = _best_single_rule(trained.x, trained.label, window.x)
-    return scores
-
-
-def _best_single_rule(x: FloatArray, fraud: npt.NDArray[np.bool_], rows: FloatArray) -> FloatArray:
-    """The one column, high or low, that ranked the training window's frauds best."""
-    tried = [(sign, column) for column in range(x.shape[1]) for sign in (1, -1)]
-    sign, column = max(tried, key=lambda rule: evaluation.average_precision(rule[0] * x[:, rule[1]], fraud))
-    return np.ascontiguousarray(sign * rows[:, column])
+    recipe = replace(recipes.default(), seed=seed)
+    known = 0 < trained.label.sum() < len(trained)
+    fitted = {name: models.FITS[name](trained, recipe) for name in models.BASELINES if known or name != RULE}
+    return {name: model.score(window.x) for name, model in fitted.items()}
 
 
 def _slices(slices: list[Slice], champion: bool) -> Check:
