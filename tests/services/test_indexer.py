@@ -263,7 +263,7 @@ def test_a_new_field_of_the_template_comes_to_an_index_that_exists(
     provision.apply(topic.settings)
     try:
         properties = topic.client.indices.get_mapping(index=INDEX)[INDEX]["mappings"]["properties"]
-        assert properties["colour"] == {"type": "keyword"} and properties["late"] == {"type": "boolean"}
+        assert properties["colour"] == {"type": "keyword"} and properties["late"] == {"type": "boolean", "index": False}
         topic.send(topic.decision(1, colour="red"))
         assert topic.index().parked == 0
     finally:
@@ -349,7 +349,7 @@ def rows(topic: Topic) -> Iterator[list[dict[str, Any]]]:
 
 
 def test_a_reindex_writes_what_the_stream_publishes(topic: Topic, rows: list[dict[str, Any]]) -> None:
-    published = [json.loads(decision_message(row).value) for row in rows]
+    published = [json.loads(decision_message(row)["value"]) for row in rows]
     counts = reindex.run(topic.settings, threading.Event(), lambda done: None)
     assert counts.documents >= 4 and counts.parked == 0
     assert topic.found() == {
@@ -360,7 +360,7 @@ def test_a_reindex_writes_what_the_stream_publishes(topic: Topic, rows: list[dic
 
 
 def test_a_reindex_and_the_indexer_agree(topic: Topic, rows: list[dict[str, Any]]) -> None:
-    topic.send(*(decision_message(row).value for row in rows))
+    topic.send(*(decision_message(row)["value"] for row in rows))
     topic.index()
     live = topic.found()
     assert reindex.run(topic.settings, threading.Event(), lambda done: None).parked == 0
