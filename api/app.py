@@ -76,7 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.include_router(search.router(SearchService(documents, cursors)))
     asked = RequestRepository(database, writing)
-    app.include_router(versions.router(ModelsService(registered, asked, settings.model_name, settings.data)))
+    app.include_router(versions.router(ModelsService(registered, asked, settings.model_name)))
     app.include_router(
         labels.router(LabelService(LabelRepository(writing), lambda: datetime.now(UTC), settings.future_tolerance_s))
     )

@@ -51,11 +51,11 @@ def promote(
 ) -> Promotion:
     """Make `version` (a number, `latest` or an alias) the champion, if the gate lets it; what served is `previous`.
 
-    `data` is the data set the gate judges on (default: the settings'). `override` is the reason to go past
+    `data` is the data set the gate judges on (default: what it was trained on). `override` is the reason to go past
     failing checks that are not of integrity. Blocks for as long as the gate takes. Raises BadConfiguration for
     an unknown version or data set, PromotionRefused naming the failed checks.
     """
-    return ask(settings, Asked(requests.PROMOTE, actor, version, data or settings.data, override))
+    return ask(settings, Asked(requests.PROMOTE, actor, version, data, override))
 
 
 def rollback(settings: Settings, actor: str) -> Promotion:
@@ -134,7 +134,7 @@ def _give_up(cursor: Cursor, request: Request, error: VigilError) -> None:
         requests.finish(cursor, request.id, FAILED, **said)
         return
     report = error.report if isinstance(error, Refused) else {"refusals": error.failures}
-    requests.finish(cursor, request.id, REFUSED, version=error.version, report=report, **said, **_window(report))
+    requests.finish(cursor, request.id, REFUSED, version=error.version, report=report, **said, **_judged(report))
 
 
 # ---- what can be asked ------------------------------------------------------------------------------
@@ -160,8 +160,7 @@ def _promote(settings: Settings, versions: Versions, cursor: Cursor, request: Re
     if report["refusals"]:
         raise Refused(version, report)
     after = _move(settings, versions, cursor, request, before, version)
-    window = _window(report)
-    requests.finish(cursor, request.id, MOVED, version=version, aliases_after=after, report=report, **window)
+    requests.finish(cursor, request.id, MOVED, version=version, aliases_after=after, report=report, **_judged(report))
 
 
 def _rollback(settings: Settings, versions: Versions, cursor: Cursor, request: Request) -> None:
@@ -232,6 +231,8 @@ def _move(
     return after
 
 
-def _window(report: dict[str, Any]) -> dict[str, Any]:
+def _judged(report: dict[str, Any]) -> dict[str, Any]:
+    """What a report was made on, as columns of the request; nothing where there was no gate."""
     window = report.get("window") or {}
-    return {"window_from": window.get("from"), "window_to": window.get("to")}
+    said = {"data": report.get("data"), "window_from": window.get("from"), "window_to": window.get("to")}
+    return {name: value for name, value in said.items() if value is not None}

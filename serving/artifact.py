@@ -49,6 +49,7 @@ class Manifest:
     created_at: str = ""
     # (alert budget, score that this share of the calibration window's payments reaches), budgets ascending
     budget_thresholds: tuple[tuple[float, float], ...] = ()
+    data_name: str = ""  # data set of this installation it was trained on; empty where nobody said
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, allow_nan=False)
@@ -59,7 +60,7 @@ class Manifest:
         values: dict[str, Any] = json.loads(text)
         if values.get("format") != FORMAT:
             raise ValueError(f"manifest format {values.get('format')!r}, this reader knows {FORMAT}")
-        values.setdefault("budget_thresholds", ())  # versions made before it existed have none
+        values = {"budget_thresholds": (), "data_name": "", **values}  # versions made before they existed
         chosen = {f.name: values[f.name] for f in fields(cls)}
         chosen["columns"] = tuple(chosen["columns"])
         chosen["dropped_columns"] = tuple(chosen["dropped_columns"])

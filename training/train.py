@@ -65,7 +65,9 @@ def fit(
     data = load_training_set(settings, data_name, first, last, labels_as_of)
     truth = load_truth(settings, data_name)
     fitted = fit_model(data, chosen, settings.model_name, (first, last), truth, progress)
-    return replace(fitted, manifest=replace(fitted.manifest, created_at=datetime.now(UTC).isoformat()))
+    return replace(
+        fitted, manifest=replace(fitted.manifest, created_at=datetime.now(UTC).isoformat(), data_name=data_name)
+    )
 
 
 def fit_model(

@@ -42,7 +42,10 @@ class PromotionBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     data: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128, description="data set the gate judges on"
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=128,
+        description="data set the gate judges on; the one it was trained on where none is named",
     )
     override: str | None = Field(
         None, min_length=1, max_length=500, description="reason to go past failing checks that are not of integrity"

@@ -12,13 +12,10 @@ ACTOR = "api"  # until requests carry a key that names somebody
 
 
 class ModelsService:
-    def __init__(
-        self, registry: RegistryRepository, requests: RequestRepository, model_name: str, default_data: str
-    ) -> None:
+    def __init__(self, registry: RegistryRepository, requests: RequestRepository, model_name: str) -> None:
         self._registry = registry
         self._requests = requests
         self._name = model_name
-        self._data = default_data
 
     def models(self) -> Models:
         aliases = self._registry.aliases(self._name)
@@ -32,7 +29,7 @@ class ModelsService:
         known = {str(found["version"]) for found in self._registry.versions(self._name)}
         if version not in known and version not in aliases:
             raise VersionUnknown
-        values = {"version": aliases.get(version, version), "data": body.data or self._data, "override": body.override}
+        values = {"version": aliases.get(version, version), "data": body.data, "override": body.override}
         return self._accepted(self._requests.add("promote", ACTOR, self._name, values))
 
     def rollback(self) -> Accepted:

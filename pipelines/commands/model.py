@@ -75,7 +75,9 @@ def promote(
         str | None,
         typer.Option("--override", help="reason to go past failing checks that are not of integrity; audited"),
     ] = None,
-    data: Annotated[str | None, typer.Option("--data", help="data set the gate judges on; default: VIGIL_DATA")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="data set the gate judges on; default: what it was trained on")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a version the champion, if the gate lets it; exits 6 naming the failing checks.

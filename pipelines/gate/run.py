@@ -19,32 +19,37 @@ from pipelines.versions import Versions
 def judged(settings: Settings, versions: Versions, cursor: Cursor, request: Request, now: datetime) -> dict[str, Any]:
     """The report of one version (`request.version`, a number), logged to its run; `refusals` decides.
 
-    Raises BadConfiguration for an unknown data set without an override, DependencyDown.
+    Judged on the data set asked for, else on the one it was trained on. Raises BadConfiguration for an unknown
+    one without an override, DependencyDown.
     """
-    assert request.version is not None and request.data is not None, "a promotion names both"
-    verdict = _verdict(settings, versions, cursor, request, now)
+    assert request.version is not None, "a promotion names one"
+    data, verdict = _verdict(settings, versions, cursor, request, now)
     written = {
         **verdict.as_json(),
-        "data": request.data,
+        "data": data,
         "judged_at": now.isoformat(timespec="seconds"),
         "request": request.id,
         "actor": request.actor,
         "override": request.override,
-        "refusals": verdict.refusals(request.override),
+        "refusals": verdict.refusals(request.override, needs_evidence=settings.gate_needs_evidence),
     }
     written = json.loads(json.dumps(written, default=float))  # numpy's numbers as JSON's
     report.log(settings, versions.run_of(request.version), request.version, written)
     return written
 
 
-def _verdict(settings: Settings, versions: Versions, cursor: Cursor, request: Request, now: datetime) -> Verdict:
-    version, data = str(request.version), str(request.data)
+def _verdict(
+    settings: Settings, versions: Versions, cursor: Cursor, request: Request, now: datetime
+) -> tuple[str, Verdict]:
+    """The data set judged on, and what came of it."""
+    version = str(request.version)
     try:
         candidate = versions.load(version)
     except (ArtifactCorrupt, FeatureSetMismatch) as error:
-        return evidence.unsound(version, error)
+        return request.data or settings.data, evidence.unsound(version, error)
+    data = request.data or candidate.manifest.data_name or settings.data
     if request.override is None and not (data_folder(settings, data) / "history.parquet").is_file():
         raise BadConfiguration(f"there is no data set {data} to judge on", remedy="vigil import or --data NAME")
     found = evidence.gather(settings, versions, candidate, data, now)
-    before = requests.judged_before(cursor, request, described(found.window))
-    return judge(replace(found, attempts=before + 1))
+    before = requests.judged_before(cursor, replace(request, data=data), described(found.window))
+    return data, judge(replace(found, attempts=before + 1))

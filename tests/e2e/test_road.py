@@ -190,7 +190,7 @@ def test_a_promoted_second_model_appears_in_new_rows(road: Road) -> None:
 
     version = road.demo.train(overrides=("seed=99",))
     assert version != road.version
-    promote(settings, version, "test", override="no window after training in this history")
+    promote(settings, version, "test")
     road.demo.await_served(version)
     send(settings, [message(0, "after_promotion", datetime.now(UTC))], keyed=True)
     items = eventually(lambda: api(settings, "/transactions", user_id="after_promotion")["items"])
