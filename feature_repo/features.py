@@ -102,7 +102,6 @@ CATALOGUE: tuple[Feature, ...] = (
     ),
     Feature("rate_7d", "7 days / 30 days", "log of (1 + payments) over (1 + as many days' mean)", Reason.BURST),
     Feature("merchant_repeats_24h", "ring 24 h", "log(1 + payments at this same merchant)", Reason.CARD_TESTING),
-    Feature("merchant_volume_7d", "snapshot 7 days", "log(1 + payments at the merchant)", Reason.RISKY_MERCHANT),
     Feature("merchant_volume_30d", "snapshot 30 days", "log(1 + payments at the merchant)", Reason.RISKY_MERCHANT),
     Feature(
         "merchant_risk_7d", "snapshot 7 days", "frauds reported per payment beyond all merchants' rate, shrunk",

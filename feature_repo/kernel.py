@@ -46,9 +46,7 @@ _NEW_METHOD, _NEW_DEVICE, _SMALL_RUN, _JUMP, _HISTORY = catalogue.positions(
     ["new_method", "new_device", "small_run_1h", "jump_after_small", "history"]
 )
 _RECENT_Z, _RATE_7D, _REPEATS = catalogue.positions(["amount_z_7d", "rate_7d", "merchant_repeats_24h"])
-_VOLUME_7D, _VOLUME_30D, _RISK_7D, _RISK_30D = catalogue.positions(
-    ["merchant_volume_7d", "merchant_volume_30d", "merchant_risk_7d", "merchant_risk_30d"]
-)
+_VOLUME, _RISK_7D, _RISK_30D = catalogue.positions(["merchant_volume_30d", "merchant_risk_7d", "merchant_risk_30d"])
 
 
 @part
@@ -147,9 +145,8 @@ def _bursts(s: State, t: int, now: int, week: Window, month: Window, hour: tuple
 
 @part
 def _merchant(stats: npt.NDArray[np.float32], out: Vector) -> None:
-    """The merchant's row of the snapshot (snapshot.COLUMNS)."""
-    out[_VOLUME_7D] = log(1.0 + stats[0])
-    out[_VOLUME_30D] = log(1.0 + stats[1])
+    """From the merchant's row of the snapshot (snapshot.COLUMNS)."""
+    out[_VOLUME] = log(1.0 + stats[1])
     out[_RISK_7D] = stats[2]
     out[_RISK_30D] = stats[3]
 

@@ -115,7 +115,6 @@ def meaning(p: Payment, past: list[Payment], known: dict[str, MerchantStats]) ->
         "amount_z_7d": recent_z_score(p.amount, past, now),
         "rate_7d": math.log((1 + len(week)) / (1 + len(month) / days_known * min(7, days_known))),
         "merchant_repeats_24h": math.log(1 + sum(q.merchant == p.merchant for q in ring_24h)),
-        "merchant_volume_7d": math.log(1 + stats[0]),
         "merchant_volume_30d": math.log(1 + stats[1]),
         "merchant_risk_7d": stats[2],
         "merchant_risk_30d": stats[3],
