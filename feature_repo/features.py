@@ -100,12 +100,8 @@ CATALOGUE: tuple[Feature, ...] = (
     Feature(
         "amount_z_7d", "half-life 7 days", "amount_z with the weights of the window: of late", Reason.UNUSUAL_AMOUNT
     ),
-    Feature("rate_1h", "ring 1 h / 30 days", "log of (1 + payments) over (1 + hourly mean)", Reason.BURST),
     Feature("rate_7d", "7 days / 30 days", "log of (1 + payments) over (1 + as many days' mean)", Reason.BURST),
-    Feature("spend_1h", "ring 1 h / 30 days", "log of (1 + sum) over (1 + daily mean sum)", Reason.BURST),
-    Feature("spend_7d", "7 days / 30 days", "log of (1 + sum) over (1 + as many days' mean sum)", Reason.BURST),
     Feature("merchant_repeats_24h", "ring 24 h", "log(1 + payments at this same merchant)", Reason.CARD_TESTING),
-    Feature("merchant_volume_7d", "snapshot 7 days", "log(1 + payments at the merchant)", Reason.RISKY_MERCHANT),
     Feature("merchant_volume_30d", "snapshot 30 days", "log(1 + payments at the merchant)", Reason.RISKY_MERCHANT),
     Feature(
         "merchant_risk_7d", "snapshot 7 days", "frauds reported per payment beyond all merchants' rate, shrunk",

@@ -45,12 +45,8 @@ _HOUR_DISTANCE, _NEW_MERCHANT, _MERCHANTS_24H, _NEW_LOCATION, _LOCATIONS_24H, _S
 _NEW_METHOD, _NEW_DEVICE, _SMALL_RUN, _JUMP, _HISTORY = catalogue.positions(
     ["new_method", "new_device", "small_run_1h", "jump_after_small", "history"]
 )
-_RECENT_Z, _RATE_1H, _RATE_7D, _SPEND_1H, _SPEND_7D, _REPEATS = catalogue.positions(
-    ["amount_z_7d", "rate_1h", "rate_7d", "spend_1h", "spend_7d", "merchant_repeats_24h"]
-)
-_VOLUME_7D, _VOLUME_30D, _RISK_7D, _RISK_30D = catalogue.positions(
-    ["merchant_volume_7d", "merchant_volume_30d", "merchant_risk_7d", "merchant_risk_30d"]
-)
+_RECENT_Z, _RATE_7D, _REPEATS = catalogue.positions(["amount_z_7d", "rate_7d", "merchant_repeats_24h"])
+_VOLUME, _RISK_7D, _RISK_30D = catalogue.positions(["merchant_volume_30d", "merchant_risk_7d", "merchant_risk_30d"])
 
 
 @part
@@ -93,10 +89,10 @@ def _week(s: State) -> Window:
 @part
 def _ring(
     s: State, now: int, small: float, merchant: Any, merchants: Set, places: Set, round_: int
-) -> tuple[int, int, float, int, int, int, int, Any]:
-    """Of the user's last payments: how many within 10 minutes and within 1 hour, the sum and the small ones of
-    that hour, distinct merchants and places and payments at this merchant within 24 hours, the largest amount."""
-    in_10m, in_1h, spent, small_run = 0, 0, 0.0, 0
+) -> tuple[int, int, int, int, int, int, Any]:
+    """Of the user's last payments: how many within 10 minutes, within 1 hour and small ones among those, distinct
+    merchants and places and payments at this merchant within 24 hours, the largest amount."""
+    in_10m, in_1h, small_run = 0, 0, 0
     shops, towns, repeats, largest = 0, 0, 0, np.float32(0.0)
     for i in range(min(s.count, RING_SIZE)):
         largest = max(largest, s.ring_amount[i])
@@ -108,9 +104,8 @@ def _ring(
             if age < HOUR:
                 in_1h += 1
                 in_10m += age < HOUR // 6
-                spent += s.ring_amount[i]
                 small_run += s.ring_amount[i] < small
-    return in_10m, in_1h, spent, small_run, shops, towns, repeats, largest
+    return in_10m, in_1h, small_run, shops, towns, repeats, largest
 
 
 @part
@@ -132,9 +127,9 @@ def _amounts(s: State, amount: float, log_amount: float, week: Window, month: Wi
 
 
 @part
-def _bursts(s: State, t: int, now: int, week: Window, month: Window, hour: tuple[int, int, float], out: Vector) -> None:
-    """Counts and sums against the user's own rate; `hour` is payments of 10 minutes and 1 hour, sum of 1 hour."""
-    in_10m, in_1h, spent = hour
+def _bursts(s: State, t: int, now: int, week: Window, month: Window, hour: tuple[int, int], out: Vector) -> None:
+    """Counts and sums against the user's own rate; `hour` is payments of 10 minutes and of 1 hour."""
+    in_10m, in_1h = hour
     day_count, day_sum = total(s.hour_count, s.hour_sum)
     days_known = min(30.0, max(1.0, (now - s.first) / DAY)) if s.count else 1.0
     daily, daily_sum = month[0] / days_known, month[1] / days_known
@@ -142,20 +137,16 @@ def _bursts(s: State, t: int, now: int, week: Window, month: Window, hour: tuple
     out[_COUNT_10M] = log_count(in_10m)
     out[_COUNT_1H] = log_count(in_1h)
     out[_COUNT_24H] = log_count(day_count)
-    out[_RATE_1H] = log((1.0 + in_1h) / (1.0 + daily / 24.0))
     out[_RATE_24H] = log((1.0 + day_count) / (1.0 + daily))
     out[_RATE_7D] = log((1.0 + week[0]) / (1.0 + daily * days))
-    out[_SPEND_1H] = log((1.0 + spent) / (1.0 + daily_sum))
     out[_SPEND_24H] = log((1.0 + day_sum) / (1.0 + daily_sum))
-    out[_SPEND_7D] = log((1.0 + week[1]) / (1.0 + daily_sum * days))
     out[_SINCE] = log(1.0 + (t - s.newest) / SECOND) if s.count and t > s.newest else 0.0
 
 
 @part
 def _merchant(stats: npt.NDArray[np.float32], out: Vector) -> None:
-    """The merchant's row of the snapshot (snapshot.COLUMNS)."""
-    out[_VOLUME_7D] = log(1.0 + stats[0])
-    out[_VOLUME_30D] = log(1.0 + stats[1])
+    """From the merchant's row of the snapshot (snapshot.COLUMNS)."""
+    out[_VOLUME] = log(1.0 + stats[1])
     out[_RISK_7D] = stats[2]
     out[_RISK_30D] = stats[3]
 
@@ -172,11 +163,9 @@ def _features(
     week, month = _week(s), total(s.day_count, s.day_sum)
     small = SMALL_SHARE * month[1] / month[0] if month[0] else 0.0
     shop = np.uint32(merchant & np.uint64(0xFFFFFFFF))
-    in_10m, in_1h, spent, small_run, shops, towns, repeats, largest = _ring(
-        s, now, small, shop, merchants, places, round_
-    )
+    in_10m, in_1h, small_run, shops, towns, repeats, largest = _ring(s, now, small, shop, merchants, places, round_)
     ratio = _amounts(s, amount, log_amount, week, month, largest, out)
-    _bursts(s, t, now, week, month, (in_10m, in_1h, spent), out)
+    _bursts(s, t, now, week, month, (in_10m, in_1h), out)
     out[_HOUR_DISTANCE] = weight - (cos * s.hour_cos + sin * s.hour_sin) / (n + SHRINK_K)
     known_merchant, known_place, known_method, known_device = known
     out[_NEW_MERCHANT] = 0.0 if known_merchant else weight

@@ -19,7 +19,7 @@ Stats = npt.NDArray[np.float32]
 MerchantLookup = Callable[[Hashes], Stats]  # merchant hashes [n] -> float32[n, len(COLUMNS)]
 
 COLUMNS: tuple[str, ...] = (
-    "merchant_count_7d",  # payments that arrived within 7 days before effective_at
+    "merchant_count_7d",  # payments that arrived within 7 days before effective_at; for people, no feature
     "merchant_count_30d",
     "merchant_excess_risk_7d",  # frauds per payment beyond the rate of all merchants together, see merchants.py
     "merchant_excess_risk_30d",

@@ -77,6 +77,7 @@ class DecisionDetail(Decision):
                 **EXAMPLE,
                 "reason_shares": [0.61, 0.18],
                 "features": {"amount_log": 7.3139, "amount_ratio_30d": 2.184, "history": 3.9318},
+                "side_inputs": "ms_4d0c3cf2a5b9e817",
                 "artifact_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
                 "seen_before": False,
             }
@@ -85,6 +86,7 @@ class DecisionDetail(Decision):
 
     reason_shares: list[float] = Field(description="share of the anomaly behind each of anomaly_reasons")
     features: dict[str, float] | None = Field(description="what the score was computed from, by name")
+    side_inputs: str | None = Field(description="snapshot of merchants behind the features")
     artifact_sha256: str | None = Field(
         description="of the model's file; null where the model service no longer holds that version"
     )

@@ -20,7 +20,7 @@ from feature_repo import kernel, state
 from feature_repo.hashing import events_of
 from feature_repo.parser import parse_one
 from feature_repo.settings import Settings
-from feature_repo.snapshot import no_snapshot
+from feature_repo.snapshot_store import SnapshotStore
 from pipelines import road as look
 from pipelines.clock import SystemClock
 from pipelines.defects import Defects
@@ -135,13 +135,18 @@ def test_stream_features_equal_the_kernel_on_the_raw_messages(road: Road) -> Non
     eventually(lambda: len(api(settings, "/transactions", user_id="bit_for_bit", limit=100)["items"]) == 40)
     with psycopg2.connect(settings.postgres_reader_dsn) as connection, connection.cursor() as cursor:
         cursor.execute(
-            "SELECT transaction_id, features FROM decisions WHERE user_id = 'bit_for_bit' ORDER BY kafka_offset"
+            "SELECT transaction_id, features, side_inputs FROM decisions WHERE user_id = 'bit_for_bit'"
+            " ORDER BY kafka_offset"
         )
-        stored = [(name, bytes(features)) for name, features in cursor.fetchall()]
+        rows = cursor.fetchall()
+    stored = [(name, bytes(features)) for name, features, _ in rows]
+    (named,) = {side_inputs for _, _, side_inputs in rows}
+    snapshot = SnapshotStore(settings.redis_url).load(named)
+    assert snapshot is not None, "the replay before the stream publishes one"
     by_id = {one["transaction_id"]: one for one in messages}
     now = int(time.time() * 1e6)
     batches = [parse_one(json.dumps(by_id[name]).encode(), now) for name, _ in stored]
-    events = events_of(pa.Table.from_batches(batches).combine_chunks().to_batches()[0], no_snapshot)
+    events = events_of(pa.Table.from_batches(batches).combine_chunks().to_batches()[0], snapshot.look_up)
     users = np.unique(events.user)
     features, _ = kernel.fold(state.empty(users), np.zeros(40, np.int64), events, -1, np.arange(40))
     assert [row.tobytes() for row in features] == [features for _, features in stored]

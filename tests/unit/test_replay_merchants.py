@@ -89,4 +89,4 @@ def test_without_labels_every_merchant_is_as_risky_as_all() -> None:
     with replayed({}) as (vectors, merchants):
         assert {vector[NAMES.index("merchant_risk_7d")] for vector in vectors.values()} == {0.0}
         assert set(merchants["merchant_excess_risk_30d"].to_pylist()) == {0.0}
-        assert max(vector[NAMES.index("merchant_volume_7d")] for vector in vectors.values()) > 1
+        assert max(vector[NAMES.index("merchant_volume_30d")] for vector in vectors.values()) > 1
