@@ -208,6 +208,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism("mimicry", 0.09, 2.5, (Reason.UNUSUAL_AMOUNT,), _mimicry),
 )
 SHARE_AT_COMPROMISED = 0.13
+BURST_HOURS = 3
 STRANGE_HOUR = 2.5  # of the user's own spreads from the middle of his hours; one genuine payment in eighty
 COMPROMISED_CODE = len(MECHANISMS) + 1
 MECHANISM_NAMES: tuple[str, ...] = ("", *(mechanism.name for mechanism in MECHANISMS), "compromised_merchant")
@@ -247,4 +248,14 @@ def _shown(world: World, rows: Rows) -> dict[str, np.ndarray]:
         Reason.NEW_LOCATION.value: ~own_place,
         Reason.UNUSUAL_HOUR.value: apart > STRANGE_HOUR * who.spread[user],
         Reason.NEW_MERCHANT.value: ~(rows.merchant[:, None] == who.favourites[user]).any(axis=1),
+        Reason.BURST.value: _soon_after_another(rows),
     }
+
+
+def _soon_after_another(rows: Rows) -> np.ndarray:
+    """bool[n]: the thief has paid with the same card within BURST_HOURS before, among these rows."""
+    order = np.lexsort((rows.time, rows.user))
+    soon = np.zeros(len(rows), bool)
+    gap = np.diff(rows.time[order])
+    soon[order[1:]] = (np.diff(rows.user[order]) == 0) & (gap < BURST_HOURS * HOUR_US)
+    return soon

@@ -93,7 +93,8 @@ def test_a_registered_version_is_one_checked_file_with_its_report(line: Settings
     assert loaded.sha256 == listed.artifact_sha256
     assert loaded.manifest == fitted.manifest
     client = mlflow.MlflowClient(line.mlflow_url)
-    assert {file.path for file in client.list_artifacts(listed.run_id)} >= {"report.json", "curves.png"}
+    assert {file.path for file in client.list_artifacts(listed.run_id)} >= {"report.json", "report.html", "curves.png"}
+    assert client.get_run(listed.run_id).data.tags["feast_feature_service"] == "vigil_autoencoder"
     assert client.get_run(listed.run_id).data.params["data_sha256"] == fitted.manifest.data_sha256
 
 

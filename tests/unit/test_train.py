@@ -71,7 +71,7 @@ def test_the_threshold_gives_the_alert_budget_on_all_held_out_payments(fitted: F
 
 def test_the_report_is_judged_on_held_out_payments_beside_its_baselines(fitted: Fitted) -> None:
     metrics = metrics_of(fitted.report)
-    assert metrics["held_out_average_precision"] > 0.8
+    assert metrics["held_out_average_precision"] > 0.6
     assert {"isolation_forest_average_precision", "mahalanobis_average_precision"} <= metrics.keys()
     assert fitted.report["reasons"] == {"skipped": "the true mechanism of these payments is not known"}
     assert fitted.report["rows"]["known_fraud"] + fitted.report["rows"]["trained_on"] == 6_000
