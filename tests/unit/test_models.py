@@ -49,7 +49,7 @@ def test_the_artefact_scores_fresh_payments_as_well_as_its_report_says(fitted: F
     columns = [NAMES.index(name) for name in served.manifest.columns]
     scored = scorer.score(served, fresh.x[:, columns])
     promised = fitted.report["held_out"]["average_precision"]
-    assert average_precision(scored["score"], fresh.label) == pytest.approx(promised, abs=0.12)
+    assert average_precision(scored["score"], fresh.label) > promised - 0.12  # it has seen more than the folds had
 
 
 def test_columns_and_drop_list_are_the_whole_catalogue(served: Artifact) -> None:
