@@ -1,12 +1,11 @@
 """A finished model into MLflow: parameters, metrics, report, artefact, and a version under one name."""
 
-import contextlib
 import io
 import json
 import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -142,5 +141,5 @@ def _register(mlflow: Any, name: str, logged: Any, manifest: Manifest, sha256: s
         local = mlflow.artifacts.download_artifacts(artifact_uri=f"{stored}/{FILE_NAME}", dst_path=folder)
         artifact.load(Path(local), sha256)
     tags = {SHA256_TAG: sha256, FEATURE_SET_TAG: manifest.feature_set_id, RECIPE_TAG: manifest.recipe}
-    with contextlib.redirect_stderr(io.StringIO()):  # it prints two lines of its own; what fails is raised
+    with redirect_stderr(io.StringIO()):  # it prints two lines of its own; what fails is raised
         return str(mlflow.register_model(logged.model_uri, name, tags=tags).version)
