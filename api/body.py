@@ -8,11 +8,16 @@ from feature_repo.transaction import MAX_PAYLOAD_BYTES
 JSON = "application/json"
 
 
-async def json_body(request: Request) -> bytes:
-    """The body up to one byte over the limit, which is enough for TOO_LARGE. Raises MediaTypeUnsupported."""
+def json_only(request: Request) -> None:
+    """A dependency: the page of another site can send no such request unasked. Raises MediaTypeUnsupported."""
     content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if content_type != JSON:
         raise MediaTypeUnsupported(JSON)
+
+
+async def json_body(request: Request) -> bytes:
+    """The body up to one byte over the limit, which is enough for TOO_LARGE. Raises MediaTypeUnsupported."""
+    json_only(request)
     pieces: list[bytes] = []
     size = 0
     async for piece in request.stream():

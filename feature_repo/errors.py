@@ -80,7 +80,7 @@ class SnapshotUnreadable(DependencyDown):
             "Redis",
             address,
             f"the snapshot of merchants {snapshot_id} cannot be read: {cause}",
-            remedy="publish a snapshot anew: vigil replay --data NAME --online, or the daily rebuild",
+            remedy="publish a snapshot anew: vigil replay --data NAME --online",
         )
 
 

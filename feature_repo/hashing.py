@@ -161,7 +161,7 @@ def hash_texts(column: pa.Array, purpose: str) -> npt.NDArray[np.uint64]:
 def events_of(payments: pa.RecordBatch, merchants: MerchantLookup) -> Events:
     """Columns of `transaction.SCHEMA` as the kernel's input, with what a snapshot knows of their merchants.
 
-    `merchants` is Snapshot.look_up of the snapshot these payments use, snapshot.NONE where none was made.
+    `merchants` is Snapshot.look_up of the snapshot these payments use, no_snapshot where none was made.
     """
     hashes = np.empty((len(_COLUMNS), payments.num_rows), np.uint64)
     for position, name in enumerate(_COLUMNS):

@@ -69,6 +69,11 @@ class Snapshot:
         return snapshot
 
 
+def nobody() -> Snapshot:
+    """A snapshot of one merchant nobody has: to have the look-up compiled."""
+    return Snapshot(0, np.zeros(1, np.uint64), np.zeros((1, len(COLUMNS)), np.float32))
+
+
 def lookup_in(snapshot: Snapshot | None) -> MerchantLookup:
     """How to look merchants up in the current snapshot; None means that none was ever made."""
     return no_snapshot if snapshot is None else snapshot.look_up

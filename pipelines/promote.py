@@ -73,17 +73,27 @@ def ask(settings: Settings, asked: Asked) -> Promotion:
         if asked.version is not None:
             asked = replace(asked, version=Versions(settings).resolve(asked.version))
         request_id = requests.add(connection, settings.model_name, asked)
-        while True:
-            request = requests.read(connection, request_id)
-            if request.outcome is not None:
-                return answer(request)
-            worker = requests.worker_runs(connection, settings.model_name)
-            if not worker and requests.begin(connection, settings.model_name, request_id):
-                error = work(settings, connection, request_id)
-                if error is not None:
-                    raise error
-            else:
-                time.sleep(ASK_AGAIN_S)
+        try:
+            return answer(_seen_through(settings, connection, request_id))
+        except BaseException:
+            with suppress(psycopg2.Error):
+                requests.cancel(connection, request_id)
+            raise
+
+
+def _seen_through(settings: Settings, connection: Connection, request_id: int) -> Request:
+    """The request once it is finished, by a worker or here. Raises why it was not done, where that was here."""
+    while True:
+        request = requests.read(connection, request_id)
+        if request.outcome is not None:
+            return request
+        worker = requests.worker_runs(connection, settings.model_name)
+        if not worker and requests.begin(connection, settings.model_name, request_id):
+            error = work(settings, connection, request_id)
+            if error is not None:
+                raise error
+        else:
+            time.sleep(ASK_AGAIN_S)
 
 
 def answer(request: Request) -> Promotion:
@@ -179,6 +189,11 @@ def _threshold(settings: Settings, versions: Versions, cursor: Cursor, request: 
     assert request.alert_budget is not None, "the table asks for one"
     version = versions.resolve(request.version or "")
     before = _before(versions, request)
+    if version != before.get(CHAMPION):
+        raise BadConfiguration(
+            f"version {version} is not the champion: its budget would bring it past the gate",
+            remedy=f"vigil promote {version} first",
+        )
     made = with_budget(settings, versions, version, request.alert_budget)
     require_sound(versions, made)
     after = _move(settings, versions, cursor, request, before, made)

@@ -107,6 +107,13 @@ def add(connection: Connection, model_name: str, asked: Asked) -> int:
         return _one(cursor)
 
 
+def cancel(connection: Connection, request_id: int) -> None:
+    """Whoever asked no longer waits: nobody is to do it later. One in a worker's hands is left to it."""
+    with connection, connection.cursor() as cursor:
+        if lock(cursor, request_id) is not None:
+            finish(cursor, request_id, FAILED, code="CANCELLED", detail="the command that asked was interrupted")
+
+
 def read(connection: Connection, request_id: int) -> Request:
     with connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
         cursor.execute("SELECT * FROM promotion_requests WHERE id = %s", (request_id,))

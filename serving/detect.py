@@ -17,7 +17,7 @@ from feature_repo.errors import IdConflict
 from feature_repo.hashing import events_of
 from feature_repo.parser import SAMPLE, ParseOptions, parse_one
 from feature_repo.settings import Settings
-from feature_repo.snapshot import Snapshot, lookup_in, no_snapshot
+from feature_repo.snapshot import Snapshot, lookup_in, nobody
 from feature_repo.state import States, empty
 from feature_repo.transaction import rfc3339
 from serving import scorer
@@ -117,7 +117,7 @@ class Detector:
     def warm(self) -> None:
         """Load or compile what `detect` runs: a new worker's first payment must not wait for it."""
         payment = parse_one(SAMPLE, SAMPLE_TIME_US)
-        events = events_of(payment, no_snapshot)
+        events = events_of(payment, nobody().look_up)
         kernel.preview(empty(events.user), events)
 
 

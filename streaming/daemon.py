@@ -2,7 +2,7 @@
 
 Workers are forked from it, so they begin with everything imported and compiled code in memory. Spark drops a
 worker that was idle for a minute; importing and loading cost the next one 3 to 12 s on a busy machine.
-Nothing here may start a thread or open a connection, as the fork would break them.
+Nothing here may open a connection or start a thread of ours, as the fork would break them.
 """
 
 import gc

@@ -169,7 +169,7 @@ def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession"
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": settings.partitions,
         "spark.sql.execution.arrow.maxRecordsPerBatch": ARROW_ROWS,
-        "spark.sql.execution.arrow.maxBytesPerBatch": 2**31 - 1,  # any other bound is checked anew for every row
+        "spark.sql.execution.arrow.maxBytesPerBatch": 256 << 20,  # large payloads must not fill the driver's memory
         "spark.sql.streaming.minBatchesToRetain": 2,
         "spark.sql.streaming.numRecentProgressUpdates": 20,
         # Asked for new offsets a hundred times a second by default: a tenth of a core, for Kafka as well.

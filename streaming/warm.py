@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from feature_repo import kernel, parser, state
+from feature_repo import kernel, parser, snapshot, state
 from feature_repo.features import WIDTH
 from feature_repo.hashing import events_of, partitions_of
-from feature_repo.snapshot import no_snapshot
 from serving.decision import APPROVE, RULESET
 from serving.wire import MAX_REASONS, NO_REASON
 from streaming import task
@@ -20,7 +19,7 @@ def warm() -> None:
     """One payment through every compiled function of a task. Seconds when the cache is cold."""
     parser.warm()
     payment = parser.parse_one(parser.SAMPLE, 0, parser.ParseOptions(future_tolerance_us=2**62))
-    events = events_of(payment, no_snapshot)
+    events = events_of(payment, snapshot.nobody().look_up)
     states = state.empty(events.user)
     kernel.fold(states, np.zeros(1, np.int64), events, 0, np.zeros(1, np.int64))
     state.seal(states)

@@ -95,9 +95,10 @@ def ratios(part: npt.NDArray[Any], whole: npt.NDArray[Any], users: Users) -> Dou
     people = users.counts.shape[1]
     parts = np.bincount(users.codes, part.astype(np.float64), people)
     wholes = np.bincount(users.codes, whole.astype(np.float64), people)
-    weights = users.counts.astype(np.float64)
+    drawn = (row.astype(np.float64) for row in users.counts)  # one by one: all of them are gigabytes
+    sums = np.array([(row @ parts, row @ wholes) for row in drawn])
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio: DoubleArray = (weights @ parts) / (weights @ wholes)
+        ratio: DoubleArray = sums[:, 0] / sums[:, 1]
     return ratio
 
 

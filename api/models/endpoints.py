@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Path
 
+from api.body import json_only
 from api.filters import Identifier, once
 from api.models.schemas import Accepted, Models, PromotionBody, RequestDetail
 from api.models.service import ModelsService
@@ -25,13 +26,23 @@ def router(service: ModelsService) -> APIRouter:
         """A request with the gate's report once it is finished."""
         return service.request(request_id)
 
-    @routes.post("/rollback", status_code=202, summary="Back to the previous champion", responses=problems(503))
+    @routes.post(
+        "/rollback",
+        status_code=202,
+        summary="Back to the previous champion",
+        responses=problems(415, 503),
+        dependencies=[Depends(json_only)],
+    )
     def rollback() -> Accepted:
         """Written down for the lifecycle worker: integrity is checked, the gate is not asked."""
         return service.rollback()
 
     @routes.post(
-        "/{version}/promote", status_code=202, summary="Make a version champion", responses=problems(404, 422, 503)
+        "/{version}/promote",
+        status_code=202,
+        summary="Make a version champion",
+        responses=problems(404, 415, 422, 503),
+        dependencies=[Depends(json_only)],
     )
     def promote(
         version: Annotated[Identifier, Path(examples=["3"])], body: Annotated[PromotionBody | None, Body()] = None

@@ -1,9 +1,10 @@
 """What the query service says about models and what was asked of them."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from api.filters import printable
 from api.transactions.schemas import UtcTime
 
 
@@ -47,8 +48,8 @@ class PromotionBody(BaseModel):
         max_length=128,
         description="data set the gate judges on; the one it was trained on where none is named",
     )
-    override: str | None = Field(
-        None, min_length=1, max_length=500, description="reason to go past failing checks that are not of integrity"
+    override: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(printable)] | None = Field(
+        None, description="reason to go past failing checks that are not of integrity"
     )
 
 

@@ -113,11 +113,15 @@ def _servers(settings: Settings) -> Finding:
     return Finding("servers", "note", f"{lacking} files to fetch from {ivy.root(settings)} at the next start")
 
 
+def cores() -> int:
+    """Those this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
+
+
 def _cores() -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
-    if cores >= 2:
-        return Finding("cores", "ok", str(cores))
-    return Finding("cores", "note", str(cores), "two or more, or starts and streams are slow")
+    if cores() >= 2:
+        return Finding("cores", "ok", str(cores()))
+    return Finding("cores", "note", str(cores()), "two or more, or starts and streams are slow")
 
 
 def _memory(already_running: bool) -> Finding:

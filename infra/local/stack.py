@@ -19,7 +19,7 @@ import psutil
 from feature_repo import settings as configuration
 from feature_repo.errors import BadConfiguration, DependencyDown
 from feature_repo.settings import Settings
-from infra.local import account, files, jars, java, logs, ports, process, services, status
+from infra.local import account, doctor, files, jars, java, logs, ports, process, services, status
 from infra.local.files import Files
 from infra.local.process import Identity
 from infra.local.service import Service, State, in_order
@@ -31,6 +31,7 @@ Progress = Callable[[str, str, str], None]
 TOO_MANY_CRASHES = 3
 DOWN_TIMEOUT_S = 150.0
 LEAST_PARTITIONS = 2  # so that what holds between partitions shows on one core as well
+MOST_PARTITIONS = 16  # each has a worker with a connection of its own, and PostgreSQL takes 60 in all
 
 
 def silent(name: str, state: str, detail: str) -> None:
@@ -139,7 +140,7 @@ class Stack:
         """Of the payments topic: as set, or as the first start chose. A task takes a partition, a core a task."""
         if "partitions" in self.settings.model_fields_set:
             return self.settings.partitions
-        return max(LEAST_PARTITIONS, psutil.cpu_count() or 1)
+        return min(MOST_PARTITIONS, max(LEAST_PARTITIONS, doctor.cores()))
 
     def _start_supervisor(self) -> None:
         self.files.change_wanted(dict.clear)

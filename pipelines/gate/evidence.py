@@ -30,7 +30,7 @@ def gather(settings: Settings, versions: Versions, candidate: Artifact, data: st
     Without such a data set there is no evidence. Raises DependencyDown.
     """
     champion = _champion(versions, candidate)
-    if not (data_folder(settings, data) / "history.parquet").is_file():
+    if not data or not (data_folder(settings, data) / "history.parquet").is_file():
         return Evidence(candidate, champion, trained=None, window=None, truth=None, now=now, invalid=None)
     try:
         quality.require_valid(settings, data)
@@ -61,12 +61,12 @@ def _champion(versions: Versions, candidate: Artifact) -> Artifact | None:
 
 
 def _training_window(settings: Settings, data: str, manifest: Manifest) -> TrainingSet | None:
-    """The rows the version says it was trained on, or None where this data set does not hold all those days."""
+    """The days the version says it was trained on; None where the data set has none of them, or no features."""
     first, last = _day(manifest.train_from), _day(manifest.train_to)
-    begins, ends = _days_of(settings, data)
-    if first < begins or last > ends:
+    try:
+        return load_training_set(settings, data, first, last, datetime.fromisoformat(manifest.labels_as_of))
+    except BadConfiguration:
         return None
-    return load_training_set(settings, data, first, last, datetime.fromisoformat(manifest.labels_as_of))
 
 
 def _window_after(settings: Settings, data: str, after: list[Manifest], now: datetime) -> TrainingSet | None:

@@ -41,14 +41,14 @@ def judged(settings: Settings, versions: Versions, cursor: Cursor, request: Requ
 def _verdict(
     settings: Settings, versions: Versions, cursor: Cursor, request: Request, now: datetime
 ) -> tuple[str, Verdict]:
-    """The data set judged on, and what came of it."""
+    """The data set judged on, empty where nobody named one, and what came of it."""
     version = str(request.version)
     try:
         candidate = versions.load(version)
     except (ArtifactCorrupt, FeatureSetMismatch) as error:
-        return request.data or settings.data, evidence.unsound(version, error)
-    data = request.data or candidate.manifest.data_name or settings.data
-    if request.override is None and not (data_folder(settings, data) / "history.parquet").is_file():
+        return request.data or "", evidence.unsound(version, error)
+    data = request.data or candidate.manifest.data_name
+    if data and request.override is None and not (data_folder(settings, data) / "history.parquet").is_file():
         raise BadConfiguration(f"there is no data set {data} to judge on", remedy="vigil import or --data NAME")
     found = evidence.gather(settings, versions, candidate, data, now)
     before = requests.judged_before(cursor, replace(request, data=data), described(found.window))

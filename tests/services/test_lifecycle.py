@@ -1,6 +1,7 @@
 """The lifecycle worker on real servers: requests by command and by HTTP, restarts in the middle, labels."""
 
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from feature_repo.errors import BadConfiguration, PromotionRefused
 from feature_repo.settings import Settings
 from pipelines import labels, lifecycle, requests
 from pipelines.promote import ask, promote, rollback, work
-from pipelines.requests import ROLLBACK, Asked
+from pipelines.requests import ROLLBACK, THRESHOLD, Asked
 from pipelines.versions import Versions
 from tests.cases import data_sets, gate_world
 from tests.cases.model_service import running
@@ -206,16 +207,40 @@ def test_promotion_and_rollback_over_http(line: Settings, tmp_path: Path) -> Non
         assert listed["aliases"] == {"champion": second, "previous": first}
         assert [one["version"] for one in listed["versions"]] == [second, first]
         assert listed["versions"][0]["gate"]["failed"] == ["INSUFFICIENT_EVIDENCE"]
-        assert done(api.post("/models/rollback"))["version"] == first
+        assert done(api.post("/models/rollback", json={}))["version"] == first
         refused = done(api.post(f"/models/{second}/promote", json={"data": "no-such-data"}))
         assert (refused["outcome"], refused["code"]) == ("failed", "BAD_CONFIGURATION")
         for response, code in (
-            (api.post("/models/77/promote"), "VERSION_UNKNOWN"),
+            (api.post("/models/77/promote", json={}), "VERSION_UNKNOWN"),
             (api.get("/models/requests/999999999"), "REQUEST_UNKNOWN"),
             (api.post(f"/models/{first}/promote", json={"force": True}), "PARAMETER_UNKNOWN"),
             (api.get("/models/requests/zero"), "PARAMETER_INVALID"),
         ):
             assert response.json()["code"] == code
+
+
+def test_a_budget_brings_no_version_past_the_gate(line: Settings, tmp_path: Path) -> None:
+    first, second = sound(line, tmp_path, 0.1), sound(line, tmp_path, 0.2)
+    promote(line, first, "ada", override=UNTRAINED)
+    with pytest.raises(BadConfiguration, match="not the champion"):
+        ask(line, Asked(THRESHOLD, "ada", version=second, alert_budget=0.01))
+
+
+def test_what_was_interrupted_is_not_done_later(
+    line: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = sound(line, tmp_path)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("pipelines.gate.run.judged", interrupted)
+        promote(line, version, "ada", override=UNTRAINED)
+    ((outcome, code),) = rows(
+        line, "SELECT outcome, code FROM promotion_requests WHERE model_name = %s", line.model_name
+    )
+    assert (outcome, code) == ("failed", "CANCELLED")
 
 
 def test_a_label_over_http_is_stored_once(line: Settings) -> None:
@@ -239,7 +264,7 @@ def test_labels_of_the_topic_are_stored_once_and_bad_ones_are_dead_letters(line:
     for transaction_id in [*ids, ids[0]]:
         label = {"transaction_id": transaction_id, "is_fraud": True, "label_time": "2026-01-01T00:00:00Z"}
         producer.produce(labels.TOPIC, json.dumps(label).encode(), key=transaction_id)
-    marker = uuid.uuid4().hex
+    marker = "".join(random.choices("abcdefghij", k=24))  # digits could pass for a card number, and be masked
     producer.produce(labels.TOPIC, json.dumps({"transaction_id": marker, "is_fraud": 1}).encode())
     producer.flush(30)
 

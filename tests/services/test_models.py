@@ -32,7 +32,7 @@ from training.registration import Fitted, register
 from training.train import fit_model, train
 
 LAST_DAY = FIRST_DAY + timedelta(days=5)
-SMALL = ["updates=60", "batch_rows=512", "seeds=1", "alert_budget=0.02", "holdout_share=0.4"]
+SMALL = ["updates=150", "batch_rows=512", "seeds=1", "noise=0.5", "alert_budget=0.02", "holdout_share=0.4"]
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +265,7 @@ def test_the_commands_print_what_happened(
         return json.loads(done.stdout)
 
     monkeypatch.setattr("pipelines.quality.require_valid", lambda settings, name: None)  # not a whole history
+    monkeypatch.setenv("VIGIL_GATE_NEEDS_EVIDENCE", "true")
     refused = CliRunner().invoke(app, ["promote", version, "--data", data_set])
     assert isinstance(refused.exception, PromotionRefused)
     assert any(failure.startswith("INSUFFICIENT_EVIDENCE") for failure in refused.exception.failures)

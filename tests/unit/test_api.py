@@ -131,11 +131,22 @@ def test_a_store_that_is_down_is_said_so_without_its_address(client: httpx.Clien
 
 
 def test_a_registry_that_is_down_is_said_so_without_its_address(client: httpx.Client) -> None:
-    for response in (client.get("/models"), client.post("/models/3/promote")):
+    for response in (client.get("/models"), client.post("/models/3/promote", json={})):
         body = refused(response, 503, "DEPENDENCY_DOWN")
         assert body["detail"] == "MLflow does not answer"
-    refused(client.post("/models/rollback"), 503, "STORE_UNAVAILABLE")
+    refused(client.post("/models/rollback", json={}), 503, "STORE_UNAVAILABLE")
     refused(client.get("/models/requests/1"), 503, "STORE_UNAVAILABLE")
+
+
+def test_a_form_of_another_page_moves_no_model(client: httpx.Client) -> None:
+    for path in ("/models/rollback", "/models/3/promote"):
+        refused(client.post(path), 415, "UNSUPPORTED_MEDIA_TYPE")
+        refused(client.post(path, data={"override": "yes"}), 415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+def test_a_reason_is_text_that_can_be_kept(client: httpx.Client) -> None:
+    for reason in ("", "  ", "a\0b"):
+        assert client.post("/models/3/promote", json={"override": reason}).status_code == 422
 
 
 @pytest.mark.parametrize(
