@@ -4,7 +4,6 @@ The memory is the sum of the limits the servers are given, well above the 2.2 Gi
 2026-11; the disk is mostly PostgreSQL's write-ahead log at its limit.
 """
 
-import os
 import re
 import shutil
 import sys
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import psutil
 
 from feature_repo.settings import Settings
-from infra.local import account, ivy, jars, java, ports
+from infra.local import account, ivy, jars, java, ports, process
 from infra.local.files import Files
 from infra.local.jars import Artifact
 from infra.local.java import NoJdk
@@ -113,15 +112,10 @@ def _servers(settings: Settings) -> Finding:
     return Finding("servers", "note", f"{lacking} files to fetch from {ivy.root(settings)} at the next start")
 
 
-def cores() -> int:
-    """Those this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
-
-
 def _cores() -> Finding:
-    if cores() >= 2:
-        return Finding("cores", "ok", str(cores()))
-    return Finding("cores", "note", str(cores()), "two or more, or starts and streams are slow")
+    if process.cores() >= 2:
+        return Finding("cores", "ok", str(process.cores()))
+    return Finding("cores", "note", str(process.cores()), "two or more, or starts and streams are slow")
 
 
 def _memory(already_running: bool) -> Finding:

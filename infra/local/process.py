@@ -57,6 +57,11 @@ class Identity:
             return None
 
 
+def cores() -> int:
+    """Those this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
+
+
 def spawn(
     argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, account: Account | None
 ) -> subprocess.Popen[bytes]:

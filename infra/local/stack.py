@@ -19,7 +19,7 @@ import psutil
 from feature_repo import settings as configuration
 from feature_repo.errors import BadConfiguration, DependencyDown
 from feature_repo.settings import Settings
-from infra.local import account, doctor, files, jars, java, logs, ports, process, services, status
+from infra.local import account, files, jars, java, logs, ports, process, services, status
 from infra.local.files import Files
 from infra.local.process import Identity
 from infra.local.service import Service, State, in_order
@@ -140,7 +140,7 @@ class Stack:
         """Of the payments topic: as set, or as the first start chose. A task takes a partition, a core a task."""
         if "partitions" in self.settings.model_fields_set:
             return self.settings.partitions
-        return min(MOST_PARTITIONS, max(LEAST_PARTITIONS, doctor.cores()))
+        return min(MOST_PARTITIONS, max(LEAST_PARTITIONS, process.cores()))
 
     def _start_supervisor(self) -> None:
         self.files.change_wanted(dict.clear)
