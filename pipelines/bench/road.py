@@ -24,7 +24,7 @@ from pipelines.demo import Demo, Scale
 
 USERS = 50_000
 HISTORY_DAYS = 14
-WARM_UP_S = 20
+WARM_UP_S = 60  # half the rate; until then the JVMs interpret and compile more than they work
 SETTLE_S = 180.0
 DEFECTS = "malformed=0.005,duplicate=0.005,unkeyed=0.005,late=0.005"
 
@@ -88,6 +88,7 @@ def measure(stack: Stack, rates: list[float], seconds: float, say: Say = lambda 
         "elasticsearch": True,
         "fsync": True,
         "features": "all",
+        "warm_up_s": WARM_UP_S,
         "max_offsets_per_trigger": stack.settings.max_offsets_per_trigger,
     }
     return Report(machine.describe().as_dict(), conditions, runs)
