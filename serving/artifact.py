@@ -18,6 +18,7 @@ import onnxruntime
 
 from feature_repo import features
 from feature_repo.errors import ArtifactCorrupt, FeatureInvalid, FeatureSetMismatch, ModelOutputInvalid
+from serving.reference import Reference
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -50,6 +51,7 @@ class Manifest:
     # (alert budget, score that this share of the calibration window's payments reaches), budgets ascending
     budget_thresholds: tuple[tuple[float, float], ...] = ()
     data_name: str = ""  # data set of this installation it was trained on; empty where nobody said
+    reference: Reference | None = None  # what drift is measured against
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, allow_nan=False)
@@ -60,11 +62,17 @@ class Manifest:
         values: dict[str, Any] = json.loads(text)
         if values.get("format") != FORMAT:
             raise ValueError(f"manifest format {values.get('format')!r}, this reader knows {FORMAT}")
-        values = {"budget_thresholds": (), "data_name": "", **values}  # versions made before they existed
+        values = {
+            "budget_thresholds": (),
+            "data_name": "",
+            "reference": None,
+            **values,
+        }  # versions made before they existed
         chosen = {f.name: values[f.name] for f in fields(cls)}
         chosen["columns"] = tuple(chosen["columns"])
         chosen["dropped_columns"] = tuple(chosen["dropped_columns"])
         chosen["budget_thresholds"] = tuple((float(b), float(t)) for b, t in chosen["budget_thresholds"])
+        chosen["reference"] = Reference.from_json(chosen["reference"]) if chosen["reference"] else None
         return cls(**chosen)
 
 

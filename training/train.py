@@ -20,6 +20,7 @@ from training.maturity import without_unreported
 from training.models import Model
 from training.models import fit as fit_to
 from training.recipes import Recipe
+from training.reference import reference
 from training.registration import Fitted, register
 from training.report import describe, metrics_of
 
@@ -106,6 +107,7 @@ def fit_model(
         golden_features=golden[:, model.kept].tolist(),
         golden_scores=calibration.apply(model.score(golden)).tolist(),
         budget_thresholds=_budget_thresholds(scores),
+        reference=reference(data, held, scores, model.kept),
     )
     return Fitted(exported, manifest, report, recipe)
 

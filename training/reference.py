@@ -1,0 +1,46 @@
+"""What drift is measured against later: histograms of the payments a version was calibrated on."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.features import REASONS
+from serving.reference import Histogram, Reference
+from serving.scorer import with_reasons
+from training.data import TrainingSet
+from training.heldout import HeldOut
+
+FloatArray = npt.NDArray[np.float32]
+
+BINS = 10  # at most; a value that many payments share takes the place of several
+REASONS_FROM = 0.5  # score of one ordinary payment in a hundred
+
+
+def reference(data: TrainingSet, held: HeldOut, scores: FloatArray, kept: tuple[int, ...]) -> Reference:
+    """Of a fitted version. `scores` [held] are the anomaly scores of the held-out payments, `kept` its columns."""
+    rows = data.take(held.rows)
+    reasons = with_reasons(scores, held.contributions, rows.x, rows.columns)["reasons"][:, 0]
+    high = scores >= REASONS_FROM
+    codes = Histogram(tuple(map(float, range(len(REASONS)))), (0,) * (len(REASONS) + 1))
+    return Reference(
+        score=_described(scores, rows.day),
+        features={data.columns[place]: _described(data.x[:, place], data.day) for place in kept},
+        reasons=_filled(codes, reasons[high], rows.day[high]),
+        reasons_from=REASONS_FROM,
+    )
+
+
+def _described(values: FloatArray, day: npt.NDArray[np.int64]) -> Histogram:
+    """Bins between the quantiles; the most frequent value of a column that hardly varies has a bin of its own."""
+    edges = np.unique(np.quantile(values, np.arange(1, BINS) / BINS, method="inverted_cdf"))
+    edges = edges[edges < values.max()]
+    return _filled(Histogram(tuple(map(float, edges)), (0,) * (len(edges) + 1)), values, day)
+
+
+def _filled(bins: Histogram, values: npt.NDArray[Any], day: npt.NDArray[np.int64]) -> Histogram:
+    """`bins` with the counts of `values` [n], and what is usual between the days they are of."""
+    whole = replace(bins, counts=tuple(map(int, bins.count(values))))
+    daily = [whole.excess(whole.count(values[day == one])) for one in np.unique(day)]
+    return replace(whole, usual=max([0.0, *daily]))
