@@ -72,7 +72,7 @@ def _training_window(settings: Settings, data: str, manifest: Manifest) -> Train
 def _window_after(settings: Settings, data: str, after: list[Manifest], now: datetime) -> TrainingSet | None:
     """Payments later than every training, of days that are old enough for half of their frauds to be known."""
     first = max(_day(manifest.train_to) for manifest in after) + timedelta(days=1)
-    last = min(_days_of(settings, data)[1], now.date())
+    last = min(days_of(settings, data)[1], now.date())
     if last < first:
         return None
     try:
@@ -84,7 +84,7 @@ def _window_after(settings: Settings, data: str, after: list[Manifest], now: dat
     return mature if len(mature) else None
 
 
-def _days_of(settings: Settings, data: str) -> tuple[date, date]:
+def days_of(settings: Settings, data: str) -> tuple[date, date]:
     """First and last day of the data set's payments, UTC."""
     path = data_folder(settings, data) / "history.parquet"
     ends = pc.min_max(pq.read_table(path, columns=["event_time"])["event_time"]).as_py()
