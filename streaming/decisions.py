@@ -6,6 +6,7 @@ take in PostgreSQL and on Kafka are in `rows` and `documents`.
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +74,7 @@ class Decisions:
         """Rows that carry reasons: scored ones that were not simply approved."""
         return (self.outcome == SCORED) & ((self.decision != 0) | self.is_anomaly)
 
+    @cached_property
     def verdicts(self) -> tuple[list[Verdict], npt.NDArray[np.int64]]:
         """The verdicts that differ, and the position among them of each payment's."""
         explained = self.explained

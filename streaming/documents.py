@@ -31,7 +31,7 @@ def decision_messages(d: Decisions) -> list[Message]:
     if not len(d):
         return []
     p, offsets = d.payments, integers(d.offsets)
-    verdicts, codes = d.verdicts()
+    verdicts, codes = d.verdicts
     identity = f"{d.topic}-{d.partition}-".encode()
 
     def text(name: str) -> Column:

@@ -36,7 +36,7 @@ DEAD_LETTER_COLUMNS = (
 def decision_copy(d: Decisions) -> bytes:
     """All decisions as one COPY file, sorted by user so that the user index is written in runs."""
     payments, scored = d.payments, d.outcome == SCORED
-    verdicts, codes = d.verdicts()
+    verdicts, codes = d.verdicts
     without_features = np.isnan(d.features[:, 0])
     numbers = _numbers(
         {
