@@ -103,10 +103,16 @@ class Artifact:
         contributions = np.empty((len(inputs), width), np.float32)
         for start in range(0, len(inputs), SLICE_ROWS):
             part = slice(start, start + SLICE_ROWS)
-            outputs = self.session.run(("score", "contributions"), {"features": inputs[part]})
+            outputs = self._outputs(inputs[part])
             self._check_output(inputs[part], *outputs)
             scores[part], contributions[part] = outputs
         return scores, contributions
+
+    def _outputs(self, inputs: FloatArray) -> Any:
+        try:
+            return self.session.run(("score", "contributions"), {"features": inputs})
+        except Exception as error:  # onnxruntime's classes share no base of their own
+            raise ModelOutputInvalid(self.version, f"no answer ({type(error).__name__})") from error
 
     def _check_output(self, inputs: FloatArray, scores: Any, contributions: Any) -> None:
         if scores.shape != (len(inputs),) or contributions.shape != inputs.shape:

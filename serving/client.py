@@ -47,9 +47,10 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Models:
-    """What the service answered: the version alias `champion` named last, and every version loaded."""
+    """What the service answered: the versions the aliases named last, and every version loaded."""
 
     champion: str
+    challenger: str | None
     loaded: tuple[LoadedModel, ...]
 
     def get(self, version: str) -> LoadedModel:
@@ -89,13 +90,17 @@ class ModelClient:
         try:
             answer = json.loads(body)
             loaded = tuple(LoadedModel(**{**model, "columns": tuple(model["columns"])}) for model in answer["loaded"])
-            return Models(champion=str(answer["champion"]), loaded=loaded)
+            challenger = answer.get("challenger")  # a service from before there were any names none
+            return Models(str(answer["champion"]), challenger and str(challenger), loaded)
         except (ValueError, TypeError, KeyError) as error:
             raise self._down(f"GET /models gave something else than models ({error})") from error
 
-    def score(self, X: NDArray[np.float32], version: str, feature_set_id: str) -> NDArray[np.void]:
+    def score(
+        self, X: NDArray[np.float32], version: str, feature_set_id: str, within_s: float | None = None
+    ) -> NDArray[np.void]:
         """SCORED[n] for the raw feature rows X float32[n, F], columns in the order of that version.
 
+        `within_s` is a deadline of this call's own, instead of the client's.
         Raises ModelVersionMismatch (with what is loaded), FeatureSetMismatch, FeatureInvalid, BatchTooLarge.
         """
         if len(X) == 0:
@@ -106,7 +111,7 @@ class ModelClient:
             "X-Vigil-Model-Version": version,
             "X-Vigil-Feature-Set": feature_set_id,
         }
-        answer_headers, body = self._call("POST", "/score", matrix.data.cast("B"), headers)
+        answer_headers, body = self._call("POST", "/score", matrix.data.cast("B"), headers, within_s)
         answered = answer_headers.get("X-Vigil-Model-Version", "")
         if answered != version:
             raise ModelOutputInvalid(version, f"an answer of version {answered or 'unknown'}")
@@ -118,10 +123,11 @@ class ModelClient:
         return scored
 
     def _call(
-        self, method: str, path: str, body: memoryview | None, headers: dict[str, str]
+        self, method: str, path: str, body: memoryview | None, headers: dict[str, str], within_s: float | None = None
     ) -> tuple[http.client.HTTPMessage, bytearray]:
         """One request and its whole answer; asks again once where a kept connection turned out broken."""
-        deadline = time.monotonic() + self._timeout_s
+        timeout_s = self._timeout_s if within_s is None else within_s
+        deadline = time.monotonic() + timeout_s
         kept = self._connection.sock is not None
         try:
             try:
@@ -135,7 +141,7 @@ class ModelClient:
             raise
         except TimeoutError as error:
             self.close()
-            raise self._down(f"no answer within {self._timeout_s:g} s") from error
+            raise self._down(f"no answer within {timeout_s:.3g} s") from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise self._down(str(error) or type(error).__name__) from error

@@ -18,6 +18,7 @@ from feature_repo.transaction import MAX_PAYLOAD_BYTES
 from serving import scorer
 from serving.artifact import Artifact
 from serving.gate import BINARY, JSON
+from serving.registry import Refusal
 from serving.worker import Worker
 
 log = logging.getLogger("vigil.serving")
@@ -69,20 +70,27 @@ class Endpoints:
         held = self._worker.registry.held
         if held.champion is None:
             raise ModelLoading
-        return _json({"champion": held.champion.version, "loaded": [_described(model) for model in held.loaded]})
+        return _json(
+            {
+                "champion": held.champion.version,
+                "challenger": held.challenger.version if held.challenger else None,
+                "loaded": [_described(model) for model in held.loaded],
+            }
+        )
 
     async def live(self, _: Request) -> Response:
         return _json({"status": "live"}) if self._worker.alive else _json({"status": "dead"}, 503)
 
     async def ready(self, request: Request) -> Response:
-        """Whether scores and detection are served; also says why the newest champion is not."""
+        """Whether scores and detection are served; also says why the newest champion or challenger is not."""
         missing = self._worker.missing
-        refusal = self._worker.registry.refusal
+        registry = self._worker.registry
         body: dict[str, Any] = {
             "status": "not ready" if missing else "ready",
             "missing": missing,
-            "registry_reachable": self._worker.registry.reachable,
-            "refused": None if refusal is None else {"version": refusal.registered.version, "code": refusal.error.code},
+            "registry_reachable": registry.reachable,
+            "refused": _refused(registry.refusal),
+            "challenger_refused": _refused(registry.challenger_refusal),
         }
         if "model" in missing:
             error = ModelLoading()
@@ -134,6 +142,10 @@ def _described(model: Artifact) -> dict[str, Any]:
         "alert_budget": manifest.alert_budget,
         "artifact_sha256": model.sha256,
     }
+
+
+def _refused(refusal: Refusal | None) -> dict[str, str] | None:
+    return None if refusal is None else {"version": refusal.registered.version, "code": refusal.error.code}
 
 
 def _identity(model: Artifact) -> dict[str, str]:

@@ -44,6 +44,12 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        self.challenger_refused = Gauge(
+            "vigil_serving_challenger_refused",
+            "1 while the version that alias `challenger` names is refused and nothing is scored beside the champion",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
 
     def render(self) -> tuple[bytes, str]:
         """The page and its content type."""

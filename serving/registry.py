@@ -1,15 +1,18 @@
-"""Which models this worker serves: follows the registry's alias `champion`, without ever stopping to serve.
+"""Which models this worker serves: follows the registry's aliases, without ever stopping to serve.
 
 A new champion is fetched and checked beside the old one, then takes its place in one assignment. The
 version before it stays loaded, so that a batch pinned to it can finish. A bad artefact is refused and the
 old one keeps serving; so it does while the registry is away.
+
+The challenger is loaded beside them with the same checks and scores what it is asked to; it decides nothing. A
+bad one is refused, and what was challenger before is let go: rows never carry a version no alias names.
 """
 
 import json
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from feature_repo.errors import (
@@ -22,7 +25,7 @@ from feature_repo.errors import (
 )
 from serving import artifact
 from serving.artifact import Artifact
-from serving.source import Registered, Source
+from serving.source import CHALLENGER, CHAMPION, Registered, Source
 
 SHA256 = re.compile("[0-9a-f]{64}")  # also the artefact's file name in the cache
 
@@ -35,10 +38,13 @@ class Held:
 
     champion: Artifact | None = None
     previous: Artifact | None = None
+    challenger: Artifact | None = None
 
     @property
     def loaded(self) -> tuple[Artifact, ...]:
-        return tuple(model for model in (self.champion, self.previous) if model is not None)
+        """Each once: after a rollback the challenger may be the version that served before."""
+        models = (self.champion, self.previous, self.challenger)
+        return tuple({id(model): model for model in models if model is not None}.values())
 
     def get(self, version: str | None = None) -> Artifact:
         """That version, or the champion. Raises ModelLoading while there is none, ModelVersionMismatch."""
@@ -67,28 +73,31 @@ class Registry:
         self._source = source
         self._cache = Cache(cache)
         self.held = Held()
-        self.refusal: Refusal | None = None
+        self.refusal: Refusal | None = None  # of the champion
+        self.challenger_refusal: Refusal | None = None
         self.reachable = False
 
     def refresh(self) -> bool:
-        """Ask the registry once and follow it; True where another champion serves afterwards.
+        """Ask the registry once and follow it; True where other models are held afterwards.
 
         Blocks while an artefact is fetched and checked. Raises nothing: what is wrong is kept in
         `reachable` and `refusal`, and the models held stay.
         """
-        before = self.held.champion
+        before = self.held
         try:
-            wanted = self._source.champion()
+            wanted = self._source.named(CHAMPION)
             self.reachable = True
             if wanted is not None:
                 self._follow(wanted)
+            if self.held.champion is not None:
+                self._follow_challenger(self._source.named(CHALLENGER))
         except DependencyDown as error:
-            if self.reachable or before is None:
+            if self.reachable or before.champion is None:
                 log.warning("registry away, serving what is loaded: %s", error)
             self.reachable = False
             if self.held.champion is None:
                 self._serve_last_good()
-        return self.held.champion is not before
+        return self.held is not before
 
     def _follow(self, wanted: Registered) -> None:
         held = self.held
@@ -105,10 +114,40 @@ class Registry:
             if held.champion is None:
                 self._serve_last_good()
             return
-        self.held = Held(champion=model, previous=held.champion)
+        challenger = None if model is held.challenger else held.challenger  # promoted
+        self.held = Held(champion=model, previous=held.champion, challenger=challenger)
         self.refusal = None
-        self._cache.remember(wanted, keep=[loaded.sha256 for loaded in self.held.loaded])
+        self._cache.remember(wanted)
+        self._cache.keep(self.held.loaded)
         log.info("serving version %s (%s)", model.version, model.sha256[:12])
+
+    def _follow_challenger(self, wanted: Registered | None) -> None:
+        """After the champion, which it must not delay by more than its loading takes."""
+        held = self.held
+        assert held.champion is not None, "there is none to challenge"
+        if wanted is None or _same(held.champion, wanted):  # just promoted: the alias is about to go
+            self.challenger_refusal = None
+            self._challenge_with(None)
+            return
+        if held.challenger is not None and _same(held.challenger, wanted):
+            self.challenger_refusal = None
+            return
+        if self.challenger_refusal is not None and self.challenger_refusal.registered == wanted:
+            return
+        self._challenge_with(None)
+        try:
+            self._challenge_with(self._load(wanted))
+            self.challenger_refusal = None
+        except (ArtifactCorrupt, FeatureSetMismatch) as error:
+            self.challenger_refusal = Refusal(wanted, error)
+            log.error("challenger %s refused (%s): %s", wanted.version, error.code, error)
+
+    def _challenge_with(self, model: Artifact | None) -> None:
+        if model is self.held.challenger:
+            return
+        self.held = replace(self.held, challenger=model)
+        self._cache.keep(self.held.loaded)
+        log.info("challenger is %s", "none" if model is None else f"version {model.version} ({model.sha256[:12]})")
 
     def _load(self, wanted: Registered) -> Artifact:
         """The model from memory, from the cache or from the registry, checked. Blocks."""
@@ -163,13 +202,17 @@ class Cache:
         except (OSError, ValueError, KeyError, TypeError):
             return None  # no note, or one that was never finished: there is nothing to fall back to
 
-    def remember(self, registered: Registered, keep: list[str]) -> None:
-        """Note the version as good and drop artefacts that neither it nor `keep` names."""
+    def remember(self, registered: Registered) -> None:
+        """Note the version as the last good one."""
         part = self._note.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps({"version": registered.version, "sha256": registered.sha256}))
         part.replace(self._note)
+
+    def keep(self, models: tuple[Artifact, ...]) -> None:
+        """Drop the artefacts of all others."""
+        kept = {model.sha256 for model in models}
         for file in self._folder.glob("*.onnx"):
-            if file.stem not in keep:
+            if file.stem not in kept:
                 file.unlink(missing_ok=True)
 
 

@@ -55,6 +55,7 @@ class Report:
                 "worker": self.worker,
                 "url": self._url,
                 "champion": held.champion.version if held.champion is not None else None,
+                "challenger": held.challenger.version if held.challenger is not None else None,
                 "loaded": [
                     {
                         "version": model.version,

@@ -14,6 +14,7 @@ import httpx
 from feature_repo.errors import ArtifactCorrupt, DependencyDown
 
 CHAMPION = "champion"
+CHALLENGER = "challenger"
 FILE_NAME = "model.onnx"
 SHA256_TAG = "artifact_sha256"
 
@@ -33,7 +34,7 @@ class Registered:
 class Source(Protocol):
     """The registry as the serving worker sees it; both calls may block and raise DependencyDown."""
 
-    def champion(self) -> Registered | None:
+    def named(self, alias: str) -> Registered | None:
         """The version the alias names; None while the model or the alias does not exist."""
 
     def fetch(self, registered: Registered, to: Path) -> None:
@@ -49,8 +50,8 @@ class MlflowSource:
         # The registry is a server of ours: a proxy meant for the internet must not be asked for it.
         self._http = httpx.Client(trust_env=False, timeout=ASK_TIMEOUT_S)
 
-    def champion(self) -> Registered | None:
-        answer = self._ask("registered-models/alias", name=self._model_name, alias=CHAMPION)
+    def named(self, alias: str) -> Registered | None:
+        answer = self._ask("registered-models/alias", name=self._model_name, alias=alias)
         if answer is None:
             return None
         version = answer["model_version"]

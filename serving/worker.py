@@ -80,6 +80,7 @@ class Worker:
             self.metrics.champion.set(int(champion.version))
         self.metrics.registry_reachable.set(self.registry.reachable)
         self.metrics.champion_refused.set(self.registry.refusal is not None)
+        self.metrics.challenger_refused.set(self.registry.challenger_refusal is not None)
 
     def _warm(self) -> None:
         self.detector.warm()

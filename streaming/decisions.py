@@ -42,6 +42,14 @@ class Verdict(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Shadow:
+    """What the challenger said of the same payments: kept beside the decisions, never part of them."""
+
+    version: str
+    scores: npt.NDArray[np.float32]  # [n], in [0, 1], NaN where it was not asked
+
+
+@dataclass(frozen=True)
 class Decisions:
     """Accepted payments of one range in log order; arrays have one entry per payment."""
 
@@ -65,6 +73,7 @@ class Decisions:
     ruleset: str
     side_inputs: str | None  # id of the snapshot of merchants behind the features
     currency: str  # where a payment names none
+    shadow: Shadow | None  # None where there is no challenger, or none that answered for all of the range
 
     def __len__(self) -> int:
         return len(self.offsets)

@@ -27,7 +27,7 @@ from serving.client import ModelClient
 from streaming.ledger import Ledger
 from streaming.publish import ORIGIN_HEADER, Publisher
 from streaming.repair import publish_unpublished
-from streaming.scoring import champion
+from streaming.scoring import pins
 from streaming.states import StateStore
 from streaming.task import RESULT_SCHEMA, TaskResult, run_task
 
@@ -143,9 +143,10 @@ class Job:
                 publish_unpublished(self._settings, self._ledger, self._publisher)
                 self._repair = False
             snapshot = self._merchants.current()
-        except DependencyDown as error:
+            pinned = pins(self._models)
+        except VigilError as error:
             return [TaskResult.failed(-1, error)]
-        task = partial(run_task, self._settings, champion(self._models), self._accepted, snapshot)
+        task = partial(run_task, self._settings, pinned, self._accepted, snapshot)
         return [TaskResult.of(row.asDict()) for row in batch.mapInArrow(task, RESULT_SCHEMA).collect()]
 
 

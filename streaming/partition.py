@@ -24,6 +24,7 @@ from feature_repo.hashing import Events, events_of, partitions_of
 from feature_repo.parser import ParseOptions, parse, parse_one
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot, lookup_in
+from serving.client import LoadedModel
 from serving.decision import RULESET, decide
 from streaming.decisions import (
     CURRENCY_UNSUPPORTED,
@@ -34,6 +35,7 @@ from streaming.decisions import (
     DeadLetter,
     Decisions,
     Range,
+    Shadow,
     decision_id,
 )
 from streaming.documents import alert_rows, dead_letter_message, decision_messages
@@ -41,7 +43,7 @@ from streaming.ledger import Ledger
 from streaming.publish import ALERTS, DEAD_LETTERS, DECISIONS, Publisher
 from streaming.records import EXPECTED_CODES, REKEYED, Records
 from streaming.rows import dead_letter_copy, decision_copy
-from streaming.scoring import Pin, Scores
+from streaming.scoring import Pin, Pins, Scores
 from streaming.states import StateStore
 
 log = logging.getLogger(__name__)
@@ -96,6 +98,7 @@ class Road:
         states: StateStore,
         publisher: Publisher,
         scorer: Callable[[npt.NDArray[np.float32], Pin | None], Scores],
+        challenger: Callable[[npt.NDArray[np.float32], LoadedModel], Shadow | None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -103,13 +106,14 @@ class Road:
         self._states = states
         self._publisher = publisher
         self._scorer = scorer
+        self._challenger = challenger
         self._clock = clock
         self._options = parse_options(settings)
 
     def take(
         self,
         records: Records,
-        pin: Pin | None,
+        pins: Pins,
         accepted: frozenset[tuple[int, int, int]],
         merchants: Snapshot | None,
     ) -> Taken:
@@ -136,9 +140,12 @@ class Road:
         fresh = records.offsets[placed.rows] >= committed
         if (folded.flags[fresh] & kernel.FOLDED).any():
             raise StateCorrupt(f"partition {records.partition}: a user state is ahead of folded_until")
-        scores = self._score(placed, folded, fresh, pin)
+        positions, scores = self._score(placed, folded, fresh, pins.champion)
         watch.lap("score")
-        decisions, letters = self._decide(records, placed, folded, fresh, scores, committed, merchants)
+        shadow = self._shadow(folded.features[positions], scores, pins.challenger) if pins.challenger else None
+        watch.lap("shadow")
+        scored = (positions, scores, shadow)
+        decisions, letters = self._decide(records, placed, folded, fresh, scored, committed, merchants)
         watch.lap("decide")
         done = self._range(records, attempt, committed, decisions, letters)
         if done.records:
@@ -230,6 +237,11 @@ class Road:
         positions = np.flatnonzero(fresh & folded.ours & ~seen)
         return positions, self._scorer(folded.features[positions], pin)
 
+    def _shadow(self, features: npt.NDArray[np.float32], scores: Scores, challenger: LoadedModel) -> Shadow | None:
+        """What the challenger says of the same payments. Where the champion fell silent nobody else is asked."""
+        silent = (scores.unscored != NOT_UNSCORED).any()
+        return None if silent else self._challenger(features, challenger)
+
     # ---- 6 decide
 
     def _decide(
@@ -238,11 +250,11 @@ class Road:
         placed: Placed,
         folded: Folded,
         fresh: npt.NDArray[np.bool_],
-        scored: tuple[npt.NDArray[np.int64], Scores],
+        scored: tuple[npt.NDArray[np.int64], Scores, Shadow | None],
         committed: int,
         merchants: Snapshot | None,
     ) -> tuple[Decisions, list[DeadLetter]]:
-        positions, scores = scored
+        positions, scores, shadow = scored
         n = len(placed.rows)
         score = np.zeros(n, np.float32)
         reasons, shares = np.full((n, 4), 255, np.uint8), np.zeros((n, 4), np.float32)
@@ -283,6 +295,7 @@ class Road:
             ruleset=RULESET,
             side_inputs=merchants.id if merchants else None,
             currency=self._settings.currency,
+            shadow=_spread(shadow, positions, keep),
         )
         return decisions, letters
 
@@ -350,6 +363,15 @@ def put_in_place(publisher: Publisher, settings: Settings, partition: int, lette
         belongs = partitions_of(user, settings.partitions, murmur2=settings.murmur2)
         origin = decision_id(settings.topic, partition, letter.offset)
         publisher.send_again(settings.topic, int(belongs[0]), user[0].as_py().encode(), letter.payload, origin)
+
+
+def _spread(shadow: Shadow | None, positions: npt.NDArray[np.int64], keep: npt.NDArray[np.bool_]) -> Shadow | None:
+    """Scores of some payments, at `positions` among all, as scores of those that are kept."""
+    if shadow is None:
+        return None
+    scores = np.full(len(keep), np.nan, np.float32)
+    scores[positions] = shadow.scores
+    return replace(shadow, scores=scores[keep])
 
 
 def parse_options(settings: Settings) -> ParseOptions:

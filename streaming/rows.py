@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from serving.wire import MAX_REASONS, NO_REASON
 from streaming.columns import NULL, Bytes, Column, coded, fixed, framed, join, texts
-from streaming.decisions import REVISION, SCORED, DeadLetter, Decisions, Verdict, row_id
+from streaming.decisions import REVISION, SCORED, DeadLetter, Decisions, Shadow, Verdict, row_id
 from streaming.numerals import numerics
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -25,7 +25,7 @@ VERDICT = (
 )  # fmt: skip
 DECISION_COLUMNS = (
     "kafka_topic", *NUMBERS, *TEXTS, "amount", "currency", *VERDICT, "ruleset_version", "anomaly_score",
-    "reason_shares", "features", "side_inputs",
+    "reason_shares", "features", "side_inputs", "challenger_version", "challenger_score",
 )  # fmt: skip
 DEAD_LETTER_COLUMNS = (
     "kafka_topic", "kafka_partition", "kafka_offset", "payload_bytes", "ingested_at", "processed_at", "code", "detail",
@@ -62,6 +62,7 @@ def decision_copy(d: Decisions) -> bytes:
         framed(_shares(d)),
         framed(fixed(d.features.astype("<f4"), ~without_features)),
         coded([_field(_text(d.side_inputs)), _field(None)], without_features.astype(np.int64)),
+        *_shadow(d.shadow),
     ]
     order = payments.column("user_id").dictionary_encode().indices.to_numpy().argsort(kind="stable")
     body, _ = join(parts, order)
@@ -137,6 +138,15 @@ def _shares(d: Decisions) -> Column:
     lengths = np.where(counts > 0, len(heads[-1]) + item.itemsize * counts, len(heads[0]))
     column = fixed(rows)
     return replace(column, lengths=np.where(d.explained, lengths, NULL))
+
+
+def _shadow(shadow: Shadow | None) -> list[Column | bytes]:
+    """The challenger's version and score, both null where it has none."""
+    if shadow is None:
+        return [2 * _field(None)]
+    scored = ~np.isnan(shadow.scores)
+    version = coded([_field(None), _field(shadow.version.encode())], scored.astype(np.int64))
+    return [version, framed(fixed(shadow.scores.astype(">f4"), scored))]
 
 
 def dead_letter_copy(topic: str, partition: int, processed: int, letters: list[DeadLetter]) -> bytes:

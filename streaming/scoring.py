@@ -1,4 +1,8 @@
-"""Step 5: scores from the model service, under one pinned version for the whole range."""
+"""Step 5: scores from the model service, under one pinned version for the whole range.
+
+The champion is asked patiently: without its score a payment is not decided. The challenger is asked once, after
+it, and is never worth a delay.
+"""
 
 import logging
 import time
@@ -8,17 +12,24 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.errors import DependencyDown, FeatureSetMismatch, ModelLoading, ModelVersionMismatch
+from feature_repo.errors import (
+    DependencyDown,
+    FeatureSetMismatch,
+    ModelLoading,
+    ModelVersionMismatch,
+    VigilError,
+)
 from feature_repo.features import feature_set_id, positions
 from serving.client import LoadedModel, ModelClient
 from serving.wire import SCORED as SCORED_RECORD
-from streaming.decisions import FEATURE_SET_MISMATCH, MODEL_DOWN, NOT_UNSCORED
+from streaming.decisions import FEATURE_SET_MISMATCH, MODEL_DOWN, NOT_UNSCORED, Shadow
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # calls per chunk before its payments go unscored
 FIRST_PAUSE_S = 0.2  # doubled after each failed call
 REPINS = 5  # the alias moving faster than this is a fault of its own: the range goes unscored
+CHALLENGER_PAUSE_S = 30.0  # how long a challenger that did not answer in time is left alone
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,17 @@ class Pin:
 
 
 @dataclass(frozen=True)
+class Pins:
+    """The versions a batch is scored with; None for one that is not to be had.
+
+    What is wrong with the challenger shows when it is asked, so nobody has looked at it yet.
+    """
+
+    champion: Pin | None
+    challenger: LoadedModel | None = None
+
+
+@dataclass(frozen=True)
 class Scores:
     """Scores of n payments: wire.SCORED records, why one has none (255 where it has), the version used."""
 
@@ -52,14 +74,19 @@ class Scores:
     pin: Pin | None
 
 
-def champion(client: ModelClient) -> Pin | None:
-    """The version to pin now; None while the service has none or does not answer."""
+def pins(client: ModelClient) -> Pins:
+    """The versions to pin now: none while the service has none or does not answer.
+
+    Raises FeatureSetMismatch where this build cannot compute what the champion consumes.
+    """
     try:
         models = client.models()
-        return Pin.of(models.get(models.champion))
+        champion = Pin.of(models.get(models.champion))
     except (DependencyDown, ModelLoading, ModelVersionMismatch) as error:
         log.warning("no champion to pin: %s", error)
-        return None
+        return Pins(None)
+    challenger = next((model for model in models.loaded if model.version == models.challenger), None)
+    return Pins(champion, challenger)
 
 
 class Scorer:
@@ -82,7 +109,7 @@ class Scorer:
                 return self._under(features, pin)
             except ModelVersionMismatch as error:
                 log.info("version %s is no longer loaded (%s), pinning anew", pin.version, error)
-                pin = champion(self._client)
+                pin = pins(self._client).champion
             except FeatureSetMismatch as error:
                 log.error("the model cannot be fed: %s", error)
                 return _without(len(features), FEATURE_SET_MISMATCH)
@@ -114,6 +141,53 @@ class Scorer:
                 if attempt + 1 < ATTEMPTS:
                     self._sleep(FIRST_PAUSE_S * 2**attempt)
         return None
+
+
+class Challenger:
+    """Scores ranges with the challenger. Whatever goes wrong, there are simply no scores; it is logged once.
+
+    A range has one deadline and no second try. A challenger that misses it is not asked again for
+    CHALLENGER_PAUSE_S, so that a slow one does not slow every range. `clock` counts seconds.
+    """
+
+    def __init__(
+        self, client: ModelClient, chunk_rows: int, within_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._client = client
+        self._chunk_rows = chunk_rows
+        self._within_s = within_s
+        self._clock = clock
+        self._late: tuple[str, float] = ("", 0.0)  # a version, and until when it is left alone
+        self._said: tuple[str, str] | None = None  # version and code of what was logged last
+
+    def __call__(self, features: npt.NDArray[np.float32], model: LoadedModel) -> Shadow | None:
+        """Scores of float32[n, WIDTH], of all n or none."""
+        version, until = self._late
+        if model.version == version and self._clock() < until:
+            return None
+        try:
+            scores = self._scores(features, Pin.of(model))
+        except VigilError as error:
+            if isinstance(error, DependencyDown):
+                self._late = (model.version, self._clock() + CHALLENGER_PAUSE_S)
+            if self._said != (model.version, error.code):
+                log.warning("challenger %s gives no scores: %s", model.version, error)
+            self._said = (model.version, error.code)
+            return None
+        if self._said is not None:
+            log.info("challenger %s gives scores", model.version)
+            self._said = None
+        return Shadow(model.version, scores)
+
+    def _scores(self, features: npt.NDArray[np.float32], pin: Pin) -> npt.NDArray[np.float32]:
+        deadline = self._clock() + self._within_s
+        columns = features[:, pin.columns]
+        scores = np.empty(len(features), np.float32)
+        for start in range(0, len(features), self._chunk_rows):
+            chunk = slice(start, start + self._chunk_rows)
+            left = deadline - self._clock()
+            scores[chunk] = self._client.score(columns[chunk], pin.version, pin.feature_set_id, left)["score"]
+        return scores
 
 
 def _without(n: int, reason: int) -> Scores:

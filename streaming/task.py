@@ -21,7 +21,7 @@ from streaming.ledger import Ledger
 from streaming.partition import Road, Taken
 from streaming.publish import Publisher
 from streaming.records import Records
-from streaming.scoring import Pin, Scorer
+from streaming.scoring import Challenger, Pins, Scorer
 from streaming.states import StateStore
 
 RESULT_SCHEMA = (
@@ -112,12 +112,14 @@ class TaskResult:
 @lru_cache(maxsize=1)
 def _road(settings: Settings) -> Road:
     """This worker's connections, kept between tasks."""
+    models = ModelClient(settings.serving_url, settings.model_timeout_s)
     return Road(
         settings,
         Ledger(settings.postgres_dsn, settings.topic),
         StateStore(settings.redis_url),
         Publisher(settings.kafka_bootstrap),
-        Scorer(ModelClient(settings.serving_url, settings.model_timeout_s), settings.score_chunk_rows),
+        Scorer(models, settings.score_chunk_rows),
+        Challenger(models, settings.score_chunk_rows, settings.model_timeout_s),
     )
 
 
@@ -129,7 +131,7 @@ def _snapshots(redis_url: str) -> SnapshotStore:
 
 def run_task(
     settings: Settings,
-    pin: Pin | None,
+    pins: Pins,
     accepted: frozenset[tuple[int, int, int]],
     snapshot_id: str | None,
     batches: Iterator[pa.RecordBatch],
@@ -141,7 +143,7 @@ def run_task(
     records = _records(pa.Table.from_batches(pieces))
     try:
         merchants = _snapshots(settings.redis_url).load(snapshot_id)
-        result = TaskResult.done(_road(settings).take(records, pin, accepted, merchants))
+        result = TaskResult.done(_road(settings).take(records, pins, accepted, merchants))
     except VigilError as error:
         result = TaskResult.failed(records.partition, error)
     yield result.to_arrow()

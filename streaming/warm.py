@@ -46,6 +46,7 @@ def warm() -> None:
         ruleset=RULESET,
         side_inputs=None,
         currency="",
+        shadow=None,
     )
     decision_copy(decisions)
     decision_messages(decisions)

@@ -54,7 +54,7 @@ class TransactionRepository:
     def first(self, transaction_id: str) -> dict[str, Any] | None:
         """The first scored decision of an id in its newest revision, else the first one without a score."""
         found = self._database.rows(
-            f"""SELECT {SHOWN}, d.reason_shares, d.features, d.side_inputs,
+            f"""SELECT {SHOWN}, d.reason_shares, d.features, d.side_inputs, d.challenger_version, d.challenger_score,
                 (SELECT count(*) FROM decisions other
                  WHERE other.transaction_id = d.transaction_id AND other.outcome = 'duplicate') AS repeats
             FROM decisions d WHERE d.transaction_id = %s

@@ -79,6 +79,8 @@ class DecisionDetail(Decision):
                 "features": {"amount_log": 7.3139, "amount_ratio_30d": 2.184, "history": 3.9318},
                 "side_inputs": "ms_4d0c3cf2a5b9e817",
                 "artifact_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                "challenger_version": None,
+                "challenger_score": None,
                 "seen_before": False,
             }
         }
@@ -90,6 +92,8 @@ class DecisionDetail(Decision):
     artifact_sha256: str | None = Field(
         description="of the model's file; null where the model service no longer holds that version"
     )
+    challenger_version: str | None = Field(description="the version on trial that scored the payment as well")
+    challenger_score: float | None = Field(description="what it said, 0 to 1; the decision is not made by it")
     seen_before: bool = Field(description="the same payment arrived again later")
 
 

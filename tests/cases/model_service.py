@@ -20,9 +20,12 @@ from feature_repo.state import States
 from serving.detect import StateReader
 from serving.endpoints import create_app
 from serving.gate import Gate
-from serving.source import Registered
+from serving.source import CHAMPION, Registered
 from serving.worker import Worker
 from tests.cases import tiny_model
+from tests.cases.tiny_model import COLUMNS
+
+Columns = tuple[str, ...]
 
 
 class FolderSource:
@@ -30,24 +33,26 @@ class FolderSource:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.alias: Registered | None = None
+        self.aliases: dict[str, Registered] = {}
         self.down = False
         self.fetched: list[str] = []
 
-    def publish(self, version: str, scale: float = 0.1, spoilt: bool = False) -> Registered:
-        sha256 = tiny_model.write(self.path(version), scale=scale)
+    def publish(
+        self, version: str, scale: float = 0.1, spoilt: bool = False, alias: str = CHAMPION, columns: Columns = COLUMNS
+    ) -> Registered:
+        sha256 = tiny_model.write(self.path(version), columns, scale=scale)
         if spoilt:
             self.path(version).write_bytes(b"garbage")
-        self.alias = Registered(version, sha256)  # last: a worker may be polling
-        return self.alias
+        self.aliases[alias] = Registered(version, sha256)  # last: a worker may be polling
+        return self.aliases[alias]
 
     def path(self, version: str) -> Path:
         return self.folder / f"{version}.onnx"
 
-    def champion(self) -> Registered | None:
+    def named(self, alias: str) -> Registered | None:
         if self.down:
             raise DependencyDown("MLflow", "here", "switched off by the test")
-        return self.alias
+        return self.aliases.get(alias)
 
     def fetch(self, registered: Registered, to: Path) -> None:
         if self.down:

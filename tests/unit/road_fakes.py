@@ -1,5 +1,6 @@
 """The stores of the nine steps in memory, with the same refusals as the real ones."""
 
+import struct
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -7,12 +8,33 @@ import numpy.typing as npt
 
 from feature_repo import state
 from feature_repo.errors import DependencyDown, Fenced, LedgerMoved
+from serving.client import LoadedModel
 from serving.wire import SCORED
-from streaming.decisions import NOT_UNSCORED, Range
+from streaming.decisions import NOT_UNSCORED, Range, Shadow
 from streaming.documents import Message
+from streaming.rows import DECISION_COLUMNS
 from streaming.scoring import Pin, Scores
 
+HEADER_BYTES, TRAILER_BYTES = 19, 2  # of a COPY file
 PIN = Pin(version="7", feature_set_id="fs_test", columns=(0, 1), threshold=0.9)
+CHALLENGER = LoadedModel("8", "fs_other", ("amount_log",), 0.5, 0.01, "")
+
+
+def rows_of(copy: bytes) -> list[dict[str, bytes | None]]:
+    """A COPY file of decisions as PostgreSQL reads it: the bytes of each field by column."""
+    rows: list[dict[str, bytes | None]] = []
+    at = HEADER_BYTES
+    while at < len(copy) - TRAILER_BYTES:
+        assert struct.unpack_from(">h", copy, at) == (len(DECISION_COLUMNS),)
+        at += 2
+        row: dict[str, bytes | None] = {}
+        for name in DECISION_COLUMNS:
+            (size,) = struct.unpack_from(">i", copy, at)
+            at += 4
+            row[name] = None if size < 0 else copy[at : at + size]
+            at += max(size, 0)
+        rows.append(row)
+    return rows
 
 
 @dataclass
@@ -102,3 +124,16 @@ def score_by_amount(features: npt.NDArray[np.float32], pin: Pin | None) -> Score
     records["score"] = np.clip(features[:, 0] / 10, 0, 1)
     unscored = np.full(len(features), NOT_UNSCORED if pin else 0, np.uint8)
     return Scores(records, unscored, pin)
+
+
+@dataclass
+class FakeChallenger:
+    """Scores every payment with a constant, or not at all."""
+
+    model: LoadedModel | None = None
+    score: float | None = 0.25
+    asked: int = 0
+
+    def __call__(self, features: npt.NDArray[np.float32], model: LoadedModel) -> Shadow | None:
+        self.asked += 1
+        return None if self.score is None else Shadow(model.version, np.full(len(features), self.score, np.float32))

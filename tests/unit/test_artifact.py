@@ -185,3 +185,15 @@ def test_a_value_that_is_not_finite_is_refused_with_its_place(file: Path) -> Non
 def test_rows_of_another_width_are_refused(file: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(FeatureSetMismatch):
         artifact.load(file).run(np.ones(shape, np.float32))
+
+
+def test_a_graph_that_loads_but_does_not_run_is_refused(file: Path) -> None:
+    manifest = manifest_of(file)
+    model = onnx.load(str(file))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([7, 4], np.int64), "seven_rows"))
+    model.graph.node[0].input[0] = "reshaped"
+    model.graph.node.insert(0, onnx.helper.make_node("Reshape", ["features", "seven_rows"], ["reshaped"]))
+    artifact.save(file, model, manifest)
+    with pytest.raises(ArtifactCorrupt, match="no answer") as refused:
+        artifact.load(file)
+    assert refused.value.check == "golden_rows"

@@ -48,6 +48,7 @@ def decided(payments: pa.RecordBatch) -> Decisions:
         ruleset="v0",
         side_inputs="ms_0123456789abcdef",
         currency="USD",
+        shadow=None,
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from feature_repo.errors import ArtifactCorrupt, FeatureSetMismatch, ModelLoading, ModelVersionMismatch
 from serving.registry import Registry
-from serving.source import Registered
+from serving.source import CHALLENGER, CHAMPION, Registered
 from tests.cases import tiny_model
 from tests.cases.model_service import FolderSource
 
@@ -64,7 +64,7 @@ def test_rolling_back_takes_the_model_still_in_memory(registry: Registry, source
     registry.refresh()
     source.publish("2", scale=0.2)
     registry.refresh()
-    source.alias = first
+    source.aliases[CHAMPION] = first
     registry.refresh()
     assert serving(registry) == ["1", "2"]
     assert source.fetched == ["1", "2"]
@@ -97,7 +97,7 @@ def test_the_next_sound_version_ends_a_refusal(registry: Registry, source: Folde
 @pytest.mark.parametrize("tag", ["", "0" * 64, "../../etc/passwd", "not a hash"])
 def test_a_version_without_its_true_hash_is_refused(registry: Registry, source: FolderSource, tag: str) -> None:
     source.publish("1")
-    source.alias = Registered("1", tag)
+    source.aliases[CHAMPION] = Registered("1", tag)
     registry.refresh()
     assert registry.held.champion is None
     assert registry.refusal is not None
@@ -182,6 +182,82 @@ def test_the_cache_keeps_the_two_models_that_are_loaded(
         registry.refresh()
     assert {file.stem for file in (tmp_path / "cache").glob("*.onnx")} == set(kept[1:])
     assert not list((tmp_path / "cache").glob("*.part"))
+
+
+def challenged(registry: Registry) -> str | None:
+    challenger = registry.held.challenger
+    return None if challenger is None else challenger.version
+
+
+def test_a_challenger_is_loaded_beside_the_champion_and_let_go_with_its_alias(
+    registry: Registry, source: FolderSource, tmp_path: Path
+) -> None:
+    source.publish("1")
+    other = source.publish("2", scale=0.2, alias=CHALLENGER)
+    assert registry.refresh() is True
+    assert (serving(registry), challenged(registry)) == (["1", "2"], "2")
+    assert registry.held.get().version == "1"
+    assert registry.refresh() is False
+    del source.aliases[CHALLENGER]
+    assert registry.refresh() is True
+    assert (serving(registry), challenged(registry)) == (["1"], None)
+    assert not (tmp_path / "cache" / f"{other.sha256}.onnx").exists()
+
+
+def test_a_challenger_alone_is_not_served(registry: Registry, source: FolderSource) -> None:
+    source.publish("1", alias=CHALLENGER)
+    assert registry.refresh() is False
+    with pytest.raises(ModelLoading):
+        registry.held.get("1")
+
+
+def test_a_spoilt_challenger_is_refused_once_and_harms_nobody(registry: Registry, source: FolderSource) -> None:
+    source.publish("1")
+    source.publish("2", scale=0.2, alias=CHALLENGER)
+    registry.refresh()
+    source.publish("3", scale=0.3, alias=CHALLENGER, spoilt=True)
+    for _ in range(3):
+        registry.refresh()
+    assert (serving(registry), challenged(registry)) == (["1"], None), "what was challenger before is no longer named"
+    assert source.fetched == ["1", "2", "3"]
+    assert registry.refusal is None and registry.challenger_refusal is not None
+    assert registry.challenger_refusal.registered.version == "3"
+    source.publish("4", scale=0.4, alias=CHALLENGER)
+    registry.refresh()
+    assert (challenged(registry), registry.challenger_refusal) == ("4", None)
+
+
+def test_a_promoted_challenger_serves_from_memory_and_challenges_no_more(
+    registry: Registry, source: FolderSource
+) -> None:
+    source.publish("1")
+    source.publish("2", scale=0.2, alias=CHALLENGER)
+    registry.refresh()
+    source.aliases[CHAMPION] = source.aliases[CHALLENGER]  # the alias challenger goes a moment later
+    registry.refresh()
+    assert (serving(registry), challenged(registry)) == (["2", "1"], None)
+    assert source.fetched == ["1", "2"]
+
+
+def test_the_version_before_may_challenge_the_one_that_serves(registry: Registry, source: FolderSource) -> None:
+    source.aliases[CHALLENGER] = source.publish("1")
+    registry.refresh()
+    assert challenged(registry) is None, "nobody challenges himself"
+    source.publish("2", scale=0.2)
+    registry.refresh()
+    assert (serving(registry), challenged(registry)) == (["2", "1"], "1")
+    source.publish("3", scale=0.3)
+    registry.refresh()
+    assert (serving(registry), challenged(registry)) == (["3", "2", "1"], "1")
+
+
+def test_the_registry_going_away_leaves_the_challenger(registry: Registry, source: FolderSource) -> None:
+    source.publish("1")
+    source.publish("2", scale=0.2, alias=CHALLENGER)
+    registry.refresh()
+    source.down = True
+    assert registry.refresh() is False
+    assert (registry.reachable, challenged(registry)) == (False, "2")
 
 
 def test_another_threshold_is_another_artefact(tmp_path: Path) -> None:

@@ -11,8 +11,17 @@ from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot
 from streaming.partition import Road, Taken
 from streaming.records import Records
-from streaming.scoring import Pin
-from tests.unit.road_fakes import PIN, FakeLedger, FakePublisher, FakeStates, score_by_amount
+from streaming.scoring import Pin, Pins
+from tests.unit.road_fakes import (
+    CHALLENGER,
+    PIN,
+    FakeChallenger,
+    FakeLedger,
+    FakePublisher,
+    FakeStates,
+    rows_of,
+    score_by_amount,
+)
 from tests.unit.streams import snapshot_of
 
 NOW_US = 1_800_000_000_000_000
@@ -51,6 +60,7 @@ class World:
     def __init__(self, settings: Settings = SETTINGS) -> None:
         self.ledger, self.states, self.publisher = FakeLedger(), FakeStates(), FakePublisher()
         self.settings = settings
+        self.challenger = FakeChallenger()
         self.road = self.another()
 
     def another(self) -> Road:
@@ -60,6 +70,7 @@ class World:
             self.states,  # type: ignore[arg-type]
             self.publisher,  # type: ignore[arg-type]
             score_by_amount,
+            self.challenger,
             clock=lambda: NOW_US / 1e6,
         )
 
@@ -71,7 +82,8 @@ class World:
         accepted: frozenset[tuple[int, int, int]] = frozenset(),
         merchants: Snapshot | None = None,
     ) -> Taken:
-        return self.road.take(records(values, first), pin, accepted, merchants)
+        pins = Pins(pin, self.challenger.model)
+        return self.road.take(records(values, first), pins, accepted, merchants)
 
     def documents(self, topic: str) -> list[dict[str, Any]]:
         return [json.loads(message["value"]) for name, _, message in self.publisher.sent if name == topic]
@@ -194,6 +206,55 @@ def test_a_flagged_payment_is_an_alert_with_its_reason() -> None:
     assert (alerts[0]["is_anomaly"], alerts[0]["decision"], alerts[0]["model_version"]) == (True, "review", "7")
 
 
+def shadows(world: World, copy: int = 0) -> dict[bytes | None, tuple[bytes | None, bytes | None]]:
+    """Challenger's version and score by transaction id and outcome."""
+    return {
+        (row["transaction_id"] or b"") + b" " + (row["outcome"] or b""): (
+            row["challenger_version"],
+            row["challenger_score"],
+        )
+        for row in rows_of(world.ledger.copies[copy])
+    }
+
+
+QUARTER = np.array(0.25, ">f4").tobytes()
+
+
+def test_the_challengers_score_stands_beside_what_the_champion_scored_and_changes_nothing_else() -> None:
+    alone, shadowed = World(), World()
+    shadowed.challenger.model = CHALLENGER
+    values: list[bytes | None] = [payment(1), payment(1), payment(2, currency="EUR"), payment(3, amount=1e6), b"{"]
+    for world in (alone, shadowed):
+        world.take(values)
+    assert shadows(shadowed) == {
+        b"t1 scored": (b"8", QUARTER),
+        b"t1 duplicate": (None, None),
+        b"t2 unscored": (None, None),
+        b"t3 scored": (b"8", QUARTER),
+    }
+    assert set(shadows(alone).values()) == {(None, None)}
+    assert alone.challenger.asked == 0
+    assert shadowed.publisher.sent == alone.publisher.sent
+    assert shadowed.states.records == alone.states.records
+
+
+def test_a_challenger_that_gives_no_scores_costs_the_champions_rows_nothing() -> None:
+    alone, shadowed = World(), World()
+    shadowed.challenger.model, shadowed.challenger.score = CHALLENGER, None
+    for world in (alone, shadowed):
+        world.take([payment(1), payment(2)])
+    assert shadowed.challenger.asked == 1
+    assert shadowed.ledger.copies == alone.ledger.copies
+    assert shadowed.publisher.sent == alone.publisher.sent
+
+
+def test_where_the_champion_gave_no_score_the_challenger_is_not_asked() -> None:
+    world = World()
+    world.challenger.model = CHALLENGER
+    world.take([payment(1)], pin=None)
+    assert (world.challenger.asked, shadows(world)) == (0, {b"t1 unscored": (None, None)})
+
+
 def test_rows_with_features_name_the_snapshot_their_merchants_were_looked_up_in() -> None:
     world = World()
     snapshot = snapshot_of({"Online Store": (5.0, 20.0, 0.0, 0.3)})
@@ -210,12 +271,12 @@ def test_a_misplaced_payment_is_put_in_its_place_once() -> None:
     world = World(settings)
     belongs = int(partitions_of(pa.array(["u1"]), 8)[0])
     wrong = (belongs + 1) % 8
-    world.road.take(records([payment(1)], partition=wrong), PIN, frozenset(), None)
+    world.road.take(records([payment(1)], partition=wrong), Pins(PIN), frozenset(), None)
     assert [(p, k) for p, k, _, _ in world.publisher.again] == [(belongs, b"u1")]
     assert world.publisher.again[0][3] == f"transactions-{wrong}-0"
     assert world.ledger.ranges[0].dead_letters == 1
     assert not world.documents("transactions.dlq")
-    again = world.road.take(records([payment(1)], first=1, partition=wrong, moved=True), PIN, frozenset(), None)
+    again = world.road.take(records([payment(1)], first=1, partition=wrong, moved=True), Pins(PIN), frozenset(), None)
     assert again.outcomes == {"KEY_MISMATCH": 1}
     assert len(world.publisher.again) == 1
 

@@ -14,6 +14,7 @@ import pytest
 from feature_repo.problem import MEDIA_TYPE
 from serving.client import BINARY, ModelClient
 from serving.gate import RULES
+from serving.source import CHALLENGER
 from serving.wire import SCORED
 from serving.worker import Worker
 from tests.cases.model_service import FolderSource, MemoryStates, listening, settings_for, worker_for
@@ -213,6 +214,30 @@ def test_a_refused_champion_is_told_by_ready(tmp_path: Path) -> None:
         answer = get(f"{url}/ready")
         assert answer.json()["refused"] == {"version": "2", "code": "ARTIFACT_CORRUPT"}
         wait(lambda: "vigil_serving_champion_refused 1.0" in get(f"{url}/metrics").text)
+
+
+def test_a_challenger_with_another_feature_scores_beside_the_champion(tmp_path: Path) -> None:
+    source = FolderSource(tmp_path)
+    source.publish("1")
+    wider = (*COLUMNS, "rate_7d")
+    with listening(worker_for(settings_for(tmp_path / "home"), source, MemoryStates())) as url:
+        wait(lambda: get(f"{url}/models").status_code == 200)
+        assert get(f"{url}/models").json()["challenger"] is None
+        source.publish("2", scale=0.2, alias=CHALLENGER, columns=wider)
+        wait(lambda: get(f"{url}/models").json()["challenger"] == "2")
+        with ModelClient(url, timeout_s=60) as client:
+            models = client.models()
+            for version, columns in ((models.champion, COLUMNS), (models.challenger, wider)):
+                model = models.get(str(version))
+                assert model.columns == columns
+                assert len(client.score(np.ones((3, len(columns)), "<f4"), model.version, model.feature_set_id)) == 3
+        source.publish("3", scale=0.3, alias=CHALLENGER, spoilt=True)
+        wait(lambda: get(f"{url}/ready").json()["challenger_refused"] is not None)
+        answer = get(f"{url}/ready")
+        assert (answer.status_code, answer.json()["refused"]) == (200, None)
+        assert answer.json()["challenger_refused"] == {"version": "3", "code": "ARTIFACT_CORRUPT"}
+        assert get(f"{url}/models").json()["champion"] == "1"
+        wait(lambda: "vigil_serving_challenger_refused 1.0" in get(f"{url}/metrics").text)
 
 
 def test_an_unexpected_error_is_a_problem_without_its_text(
