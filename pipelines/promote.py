@@ -26,7 +26,7 @@ from feature_repo.errors import (
 from feature_repo.settings import Settings
 from pipelines import requests
 from pipelines.requests import FAILED, MAX_TRIES, MOVED, REFUSED, UNCHANGED, Asked, Connection, Cursor, Request
-from pipelines.versions import CHAMPION, PREVIOUS, Versions
+from pipelines.versions import CHALLENGER, CHAMPION, PREVIOUS, Versions
 
 ASK_AGAIN_S = 0.5
 
@@ -228,6 +228,7 @@ def _move(
 ) -> dict[str, str]:
     """Both aliases, after the audit row; returns what they are then. One mover at a time.
 
+    A challenger that became champion is on trial no longer.
     `previous` first: should the second call fail, champion and previous name the same sound version.
     """
     cursor.execute("SELECT pg_advisory_xact_lock(%s)", (requests.MOVE_LOCK,))
@@ -236,6 +237,8 @@ def _move(
         before = current  # while the gate judged, somebody else may have moved them
     previous = before.get(CHAMPION)
     after = {**before, CHAMPION: champion} | ({PREVIOUS: previous} if previous else {})
+    if after.get(CHALLENGER) == champion:
+        del after[CHALLENGER]
     cursor.execute(
         "INSERT INTO audit (actor, action, subject, before, after, request_id) VALUES (%s, %s, %s, %s, %s, %s)",
         (request.actor, request.action, settings.model_name, Json(before), Json(after), request.id),
@@ -243,6 +246,8 @@ def _move(
     if previous:
         versions.point(PREVIOUS, previous)
     versions.point(CHAMPION, champion)
+    if CHALLENGER in before and CHALLENGER not in after:
+        versions.clear(CHALLENGER)
     return after
 
 

@@ -11,7 +11,7 @@ from feature_repo.errors import ArtifactCorrupt, BadConfiguration
 from feature_repo.settings import Settings
 from serving import artifact
 from serving.artifact import Artifact
-from serving.source import CHAMPION, FILE_NAME, SHA256_TAG, MlflowSource, Registered
+from serving.source import CHALLENGER, CHAMPION, FILE_NAME, SHA256_TAG, MlflowSource, Registered
 from training.registration import FEATURE_SET_TAG, RECIPE_TAG, mlflow_client
 
 PREVIOUS = "previous"
@@ -59,6 +59,11 @@ class Versions:
     def point(self, alias: str, version: str) -> None:
         with self._client() as client:
             client.set_registered_model_alias(self._name, alias, version)
+
+    def clear(self, alias: str) -> None:
+        """The alias names nothing any more."""
+        with self._client() as client:
+            client.delete_registered_model_alias(self._name, alias)
 
     def resolve(self, wanted: str) -> str:
         """A version number, `latest` or an alias as a version number. Raises BadConfiguration."""
@@ -116,4 +121,4 @@ class Versions:
         )
 
 
-__all__ = ["CHAMPION", "LATEST", "PREVIOUS", "Version", "Versions"]
+__all__ = ["CHALLENGER", "CHAMPION", "LATEST", "PREVIOUS", "Version", "Versions"]
