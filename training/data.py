@@ -5,6 +5,7 @@ does not exist for training, calibration or the report.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -63,6 +64,16 @@ class TrainingSet:
         names = ("x", "event_time", "amount", "label", "label_known", "too_young", "reported_share")
         ids = {name: getattr(self, name).take(pa.array(chosen)) for name in ("transaction_id", "user_id")}
         return replace(self, **{name: getattr(self, name)[chosen] for name in names}, **ids)
+
+    def without(self, names: Sequence[str]) -> "TrainingSet":
+        """The same rows with fewer columns. Raises BadConfiguration for a column there is none of."""
+        if not names:
+            return self  # what follows is a copy
+        unknown = [name for name in names if name not in self.columns]
+        if unknown:
+            raise BadConfiguration(f"there is no feature {', '.join(unknown)} to leave out", remedy="vigil features")
+        kept = [position for position, name in enumerate(self.columns) if name not in names]
+        return replace(self, x=self.x[:, kept], columns=tuple(self.columns[position] for position in kept))
 
     def sha256(self) -> str:
         """Of everything training reads: ids, times, features and labels in their order."""

@@ -14,6 +14,9 @@ class Recipe:
     kind: str = "autoencoder"
     """of model: autoencoder, boosted, isolation_forest, mahalanobis or rule"""
 
+    without: str = ""
+    """features left out, with commas between: to learn what one of them is worth, or what serves without it"""
+
     hidden: int = 100
     """units of the layer before and after the code (MODELS.md §1.5)"""
     code: int = 20
@@ -60,6 +63,10 @@ class Recipe:
     an analyst's queue is about as long as there are frauds to find"""
     baselines: bool = True
     """whether isolation forest, Mahalanobis distance and the best single rule are fitted beside it, for the report"""
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.without.split(",") if name.strip())
 
     def noise_of(self, network: int) -> float:
         """Noise of the ensemble's networks 0, 1, …: a ladder around `noise`."""

@@ -80,6 +80,8 @@ def fit_model(
     progress: Progress = lambda _: None,
 ) -> Fitted:
     """Fit, calibrate out of fold, set the threshold, judge, export; the same data and recipe give the same model."""
+    whole = data
+    data = data.without(recipe.left_out)
     progress("training for calibration")
     folds = fit_folds(data, recipe)
     progress("scoring held-out payments")
@@ -101,7 +103,8 @@ def fit_model(
     sample = data.x[np.linspace(0, len(data) - 1, min(VERIFIED_ROWS, len(data)), dtype=int)]
     checked = np.concatenate([golden, sample[model.settled(sample)]])
     report["onnx_difference"] = verify(exported, model, calibration, checked)
-    manifest = _manifest(data, recipe, model_name, window, model, threshold, metrics_of(report))
+    columns = tuple(data.columns[position] for position in model.kept)
+    manifest = _manifest(whole, recipe, model_name, window, columns, threshold, metrics_of(report))
     manifest = replace(
         manifest,
         golden_features=golden[:, model.kept].tolist(),
@@ -151,11 +154,10 @@ def _manifest(
     recipe: Recipe,
     model_name: str,
     window: tuple[date, date],
-    model: Model,
+    columns: tuple[str, ...],
     threshold: float,
     metrics: dict[str, float],
 ) -> Manifest:
-    columns = tuple(data.columns[position] for position in model.kept)
     return Manifest(
         model_name=model_name,
         recipe=recipe.name,

@@ -26,6 +26,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from mlflow import MlflowClient
 
 from feature_repo import definitions, kernel, state
+from feature_repo.errors import ModelVersionMismatch
 from feature_repo.hashing import events_of, partitions_of
 from feature_repo.keys import state_key
 from feature_repo.parser import parse_one
@@ -49,7 +50,7 @@ class Registered:
         self._client = MlflowClient(settings.mlflow_url)
         self._client.create_registered_model(self.name)
 
-    def publish(self, scale: float = 0.1, spoilt: bool = False) -> str:
+    def publish(self, scale: float = 0.1, spoilt: bool = False, alias: str = "champion") -> str:
         """A new version with the alias on it; returns its number."""
         path = self._folder / "model.onnx"
         sha256 = tiny_model.write(path, scale=scale)
@@ -59,11 +60,11 @@ class Registered:
             mlflow.log_artifact(str(path), "model")
             source = mlflow.get_artifact_uri("model")
         made = self._client.create_model_version(self.name, source, run.info.run_id, tags={"artifact_sha256": sha256})
-        self.move_to(made.version)
+        self._client.set_registered_model_alias(self.name, alias, made.version)
         return str(made.version)
 
-    def move_to(self, version: str) -> None:
-        self._client.set_registered_model_alias(self.name, "champion", version)
+    def clear(self, alias: str) -> None:
+        self._client.delete_registered_model_alias(self.name, alias)
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +205,59 @@ def test_a_spoilt_artefact_is_refused_while_the_old_model_serves(url: str, regis
     good = registered.publish(scale=0.2)
     eventually(lambda: champion(url) == good, SECONDS_TO_FOLLOW)
     assert httpx.get(f"{url}/ready").json()["refused"] is None
+
+
+def test_challengers_come_and_go_under_load_and_a_spoilt_one_harms_nobody(url: str, registered: Registered) -> None:
+    X = np.linspace(0, 3, 2_000 * len(tiny_model.COLUMNS), dtype="<f4").reshape(2_000, -1)
+    stop = threading.Event()
+    failures: list[BaseException] = []
+    challengers: list[str | None] = []
+    before = champion(url)
+
+    def score_all_the_time() -> None:
+        """What the stream does: both versions, those that were named together."""
+        try:
+            with ModelClient(url, timeout_s=10) as client:
+                known = client.score(X, before, client.models().get(before).feature_set_id)["score"]
+                while not stop.is_set():
+                    models = client.models()
+                    assert models.champion == before
+                    scored = client.score(X, before, models.get(before).feature_set_id)["score"]
+                    np.testing.assert_array_equal(scored, known)
+                    if models.challenger is not None:
+                        model = models.get(models.challenger)
+                        other = client.score(X, model.version, model.feature_set_id)["score"]
+                        assert not np.array_equal(other, known)
+                    challengers.append(models.challenger)
+        except ModelVersionMismatch:
+            challengers.append(None)  # let go between the two calls: its columns stay empty for once
+            if not stop.is_set():
+                score_all_the_time()
+        except BaseException as error:
+            failures.append(error)
+
+    def challenger_is(version: str | None) -> None:
+        eventually(lambda: challengers[-1:] == [version] or bool(failures), SECONDS_TO_FOLLOW)
+
+    scoring = threading.Thread(target=score_all_the_time)
+    scoring.start()
+    try:
+        challenger_is(None)
+        first = registered.publish(scale=0.7, alias="challenger")
+        challenger_is(first)
+        second = registered.publish(scale=0.8, alias="challenger")
+        challenger_is(second)
+        spoilt = registered.publish(scale=0.9, alias="challenger", spoilt=True)
+        challenger_is(None)
+        refused = httpx.get(f"{url}/ready").json()
+        assert refused["challenger_refused"] == {"version": spoilt, "code": "ARTIFACT_CORRUPT"}
+        assert refused["refused"] is None
+        registered.clear("challenger")
+        eventually(lambda: httpx.get(f"{url}/ready").json()["challenger_refused"] is None, SECONDS_TO_FOLLOW)
+    finally:
+        stop.set()
+        scoring.join()
+    assert not failures
 
 
 def test_each_worker_tells_redis_what_it_holds_and_the_note_expires(stack: Settings, url: str) -> None:

@@ -52,6 +52,20 @@ def test_the_manifest_says_what_the_model_consumes(fitted: Fitted, rows: Trainin
     assert len(manifest.golden_scores) >= 16
 
 
+def test_a_feature_left_out_is_not_consumed_and_the_data_are_the_same(rows: TrainingSet, fitted: Fitted) -> None:
+    recipe = recipes.named("fast", [*SMALL, "holdout_share=0.4", "without=rate_7d, amount_z", "baselines=false"])
+    manifest = fit_model(rows, recipe, "vigil-autoencoder", WINDOW).manifest
+    assert set(fitted.manifest.columns) - set(manifest.columns) == {"rate_7d", "amount_z"}
+    assert {"rate_7d", "amount_z"} < set(manifest.dropped_columns)
+    assert manifest.feature_set_id != fitted.manifest.feature_set_id
+    assert manifest.data_sha256 == fitted.manifest.data_sha256, "the gate asks what it was trained on, not with"
+
+
+def test_a_feature_that_does_not_exist_cannot_be_left_out(rows: TrainingSet) -> None:
+    with pytest.raises(BadConfiguration, match="there is no feature of_tomorrow"):
+        fit_model(rows, recipes.named("fast", ["without=of_tomorrow"]), "vigil-autoencoder", WINDOW)
+
+
 def test_the_saved_artefact_loads_and_finds_the_planted_frauds(model: artifact.Artifact) -> None:
     fresh = training_set(seed=5)
     columns = [NAMES.index(name) for name in model.manifest.columns]
