@@ -125,7 +125,7 @@ def _with(recipe: Recipe, override: str) -> Recipe:
         raise BadConfiguration(f"--set {override!r}: give KEY=VALUE with one of {', '.join(kinds)}")
     kind = kinds[key]
     try:
-        value = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text.replace("_", ""))
+        value = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError) as error:
         raise BadConfiguration(f"--set {override!r}: {text!r} is not of type {kind.__name__}") from error
     changed: Recipe = replace(recipe, **{key: value})  # type: ignore[arg-type]  # checked against the field above

@@ -82,14 +82,18 @@ def judged(payments: Payments, budget: float, users: Users) -> list[Pair]:
     return [Pair.of(name, (values[0][name], values[1][name]), (draws[0][name], draws[1][name])) for name in draws[0]]
 
 
-def caught(payments: Payments, budget: float, users: Users) -> list[Pair]:
-    """Frauds and their money among the alerts, where only some frauds are known; none without any."""
-    if not payments.fraud.any():
+def caught(payments: Payments, budget: float) -> list[Pair]:
+    """Frauds and their money among the alerts, where only some frauds are known; none without any.
+
+    Draws are of the users who had one: the others change neither what was caught nor what there was to catch.
+    """
+    fraud = payments.fraud
+    if not fraud.any():
         return []
-    alerts = [evaluation.top(score, budget) for score in (payments.a, payments.b)]
+    users = Users.drawn(payments.user[fraud])
+    alerts = [evaluation.top(score, budget)[fraud] for score in (payments.a, payments.b)]
     pairs = []
-    for name, worth in (("recall_at_budget", np.ones(len(payments))), ("money_caught_at_budget", payments.amount)):
-        whole = worth * payments.fraud
+    for name, whole in (("recall_at_budget", np.ones(fraud.sum())), ("money_caught_at_budget", payments.amount[fraud])):
         parts = [whole * alert for alert in alerts]
         values = (float(parts[0].sum() / whole.sum()), float(parts[1].sum() / whole.sum()))
         draws = (bootstrap.ratios(parts[0], whole, users), bootstrap.ratios(parts[1], whole, users))
@@ -124,9 +128,9 @@ def card_precisions(
         for card, compromised in days:
             weight = left[card]
             before = np.cumsum(weight) - weight
-            hit = compromised & (before < cards) & (weight > 0)
-            hits += int(np.minimum(weight[hit], cards - before[hit]).sum())
-            left[card[hit]] = 0  # found: looked at no more
+            found = np.clip(cards - before, 0, weight) * compromised
+            left[card] -= found  # looked at no more
+            hits += int(found.sum())
         result[draw] = hits / cards / len(days)
     return result
 

@@ -16,7 +16,6 @@ from pipelines.history import data_folder
 from pipelines.scoring import score_rows
 from pipelines.versions import Versions
 from serving.artifact import Artifact
-from training.bootstrap import Users
 from training.data import TrainingSet, load_training_set, load_truth
 
 LIVE = "live traffic"
@@ -90,8 +89,7 @@ def _on_live(found: live.Live, a: str, b: str, asked: Question) -> Compared:
     """Labels are still arriving: what was caught of the frauds known so far, and nothing that needs all of them."""
     payments, budget = found.payments, asked.budget
     assert budget is not None, "it was chosen"
-    metrics = paired.caught(payments, budget, Users.drawn(payments.user)) if payments.fraud.any() else []
-    return _compared(payments, a, b, LIVE, budget, found.labelled, metrics)
+    return _compared(payments, a, b, LIVE, budget, found.labelled, paired.caught(payments, budget))
 
 
 def _on_data(settings: Settings, ours: Artifact, theirs: Artifact, asked: Question, now: datetime) -> Compared:

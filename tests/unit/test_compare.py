@@ -52,7 +52,7 @@ def test_every_number_is_the_evaluations_and_the_better_version_shows(rows: Paym
 
 def test_a_version_does_not_differ_from_itself(rows: Payments, users: Users) -> None:
     same = replace(rows, b=rows.a)
-    for pair in [*paired.judged(same, BUDGET, users), *paired.caught(same, BUDGET, users)]:
+    for pair in [*paired.judged(same, BUDGET, users), *paired.caught(same, BUDGET)]:
         assert (pair.gain.value, pair.gain.low, pair.gain.high) == (0, 0, 0), pair.name
 
 
@@ -93,12 +93,12 @@ def test_a_version_that_ranks_nothing_has_no_correlation(rows: Payments) -> None
 def test_without_a_known_fraud_nothing_is_made_up(rows: Payments, users: Users) -> None:
     none = replace(rows, fraud=np.zeros(len(rows), bool))
     assert paired.judged(none, BUDGET, users) == []
-    assert paired.caught(none, BUDGET, users) == []
+    assert paired.caught(none, BUDGET) == []
     assert paired.agreement(none, BUDGET)["frauds_caught"] == {"a": 0, "b": 0, "both": 0}
 
 
-def test_caught_frauds_are_those_among_the_alerts(rows: Payments, users: Users) -> None:
-    frauds, money = paired.caught(rows, BUDGET, users)
+def test_caught_frauds_are_those_among_the_alerts(rows: Payments) -> None:
+    frauds, money = paired.caught(rows, BUDGET)
     alerts = evaluation.top(rows.b, BUDGET)
     assert frauds.b == (alerts & rows.fraud).sum() / rows.fraud.sum()
     assert money.b == pytest.approx(rows.amount[alerts & rows.fraud].sum() / rows.amount[rows.fraud].sum())

@@ -19,6 +19,11 @@ def test_overrides_take_the_type_of_their_field() -> None:
     assert (chosen.seeds, chosen.noise, chosen.baselines, chosen.batch_rows) == (5, 0.3, False, 16_384)
 
 
+def test_names_keep_their_underscores() -> None:
+    chosen = recipes.named("default", ["kind=isolation_forest", "without=rate_7d, amount_z"])
+    assert (chosen.kind, chosen.left_out) == ("isolation_forest", ("rate_7d", "amount_z"))
+
+
 def test_a_recipe_is_not_changed_by_overriding_it() -> None:
     recipes.named("default", ["seeds=5"])
     assert recipes.named("default").seeds == Recipe("default").seeds
