@@ -78,23 +78,18 @@ def compare(settings: Settings, asked: Question, now: datetime) -> Compared:
     if a == b:
         raise BadConfiguration(f"{asked.a} and {asked.b} are the same version {a}")
     ours, theirs = versions.load(a), versions.load(b)
-    asked = replace(asked, budget=ours.manifest.alert_budget if asked.budget is None else asked.budget)
+    budget = ours.manifest.alert_budget if asked.budget is None else asked.budget
     found = live.read(settings, a, b, asked.first, asked.last) if asked.data is None else None
     if found is not None:
-        return _on_live(found, a, b, asked)
-    return _on_data(settings, ours, theirs, asked, now)
+        # Labels are still arriving: what was caught of the frauds known so far, nothing that needs all of them.
+        metrics = paired.caught(found.payments, budget)
+        return _compared(found.payments, a, b, LIVE, budget, found.labelled, metrics)
+    return _on_data(settings, ours, theirs, asked, budget, now)
 
 
-def _on_live(found: live.Live, a: str, b: str, asked: Question) -> Compared:
-    """Labels are still arriving: what was caught of the frauds known so far, and nothing that needs all of them."""
-    payments, budget = found.payments, asked.budget
-    assert budget is not None, "it was chosen"
-    return _compared(payments, a, b, LIVE, budget, found.labelled, paired.caught(payments, budget))
-
-
-def _on_data(settings: Settings, ours: Artifact, theirs: Artifact, asked: Question, now: datetime) -> Compared:
-    budget = asked.budget
-    assert budget is not None, "it was chosen"
+def _on_data(
+    settings: Settings, ours: Artifact, theirs: Artifact, asked: Question, budget: float, now: datetime
+) -> Compared:
     name = asked.data or theirs.manifest.data_name or settings.data
     rows = _window(settings, name, (ours, theirs), asked, now)
     truth = load_truth(settings, name)
