@@ -16,7 +16,7 @@ from pipelines.compare.paired import Payments
 
 CONNECT_TIMEOUT_S = 5
 
-# Whoever of the two was champion then. A payment's newest label counts.
+# Whoever of the two was champion then. A payment's newest label counts; of two of one moment, the one that says fraud.
 BOTH = """
     SELECT CASE WHEN d.model_version = %(a)s THEN d.anomaly_score ELSE d.challenger_score END AS a,
         CASE WHEN d.model_version = %(a)s THEN d.challenger_score ELSE d.anomaly_score END AS b,
@@ -24,7 +24,7 @@ BOTH = """
         floor(extract(epoch FROM d.ingested_at) / 86400)::bigint AS day, d.amount::float8 AS amount
     FROM decisions d LEFT JOIN (
         SELECT DISTINCT ON (transaction_id) transaction_id, is_fraud FROM labels
-        ORDER BY transaction_id, label_time DESC, received_at DESC
+        ORDER BY transaction_id, label_time DESC, is_fraud DESC
     ) l USING (transaction_id)
     WHERE d.outcome = 'scored' AND d.challenger_score IS NOT NULL
         AND (d.model_version, d.challenger_version) IN ((%(a)s, %(b)s), (%(b)s, %(a)s))

@@ -121,12 +121,11 @@ def decision(number: int, champion: str, challenger: str | None, scores: tuple[f
     }
 
 
-def labelled(settings: Settings, labels: list[tuple[str, datetime, bool]]) -> None:
+def labelled(settings: Settings, labels: list[tuple[str, datetime, bool, str]]) -> None:
     with closing(psycopg2.connect(settings.postgres_dsn)) as connection, connection, connection.cursor() as cursor:
-        for transaction_id, at, is_fraud in labels:
+        for label in labels:
             cursor.execute(
-                "INSERT INTO labels (transaction_id, label_time, source, is_fraud) VALUES (%s, %s, 'bank', %s)",
-                (transaction_id, at, is_fraud),
+                "INSERT INTO labels (transaction_id, label_time, is_fraud, source) VALUES (%s, %s, %s, %s)", label
             )
 
 
@@ -137,8 +136,9 @@ def test_live_payments_are_compared_whoever_of_the_two_was_champion(database: Se
     rows += [decision(100, first, None, (1.0, None)), decision(101, first, "9", (1.0, 0.0))]
     decided(database, rows)
     later = NOW - timedelta(days=1)
-    frauds = [(name, later, True) for name in ("t99", "t98", "t0")]
-    labelled(database, [*frauds, ("t1", later, False), ("t50", later, True), ("t50", NOW, False)])
+    frauds = [(name, later, True, "bank") for name in ("t99", "t98", "t0")]
+    taken_back = [("t50", later, True, "bank"), ("t50", NOW, False, "bank")]
+    labelled(database, [*frauds, *taken_back, ("t0", later, False, "shop"), ("t1", later, False, "bank")])
     done = compare(database, Question(first, second, budget=0.05), NOW)
     assert (done.on, done.payments, done.labelled, done.frauds) == (LIVE, 100, 5, 3)
     assert done.agreement["rank_correlation"] == pytest.approx(-1)
