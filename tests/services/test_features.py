@@ -1,20 +1,17 @@
 """`vigil features` on real stores: a user's aggregates now, and the vector behind a past decision."""
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import psycopg2
 import pyarrow as pa
 import pytest
 import redis
 from typer.testing import CliRunner, Result
 
-from feature_repo import state
 from feature_repo.errors import BadConfiguration
 from feature_repo.features import NAMES
 from feature_repo.hashing import partitions_of
