@@ -13,8 +13,9 @@ from feature_repo.transaction import rfc3339
 
 # The decision that counts, as GET /transactions/{id} finds it; the range it lies in names its features.
 _STATEMENT = """
-    SELECT d.transaction_id, d.user_id, d.kafka_topic || '-' || d.kafka_partition || '-' || d.kafka_offset AS decision_id,
-        d.revision, d.amount, d.currency, d.merchant, d.location, d.payment_method, d.event_time, d.processed_at,
+    SELECT d.transaction_id, d.user_id, d.revision,
+        d.kafka_topic || '-' || d.kafka_partition || '-' || d.kafka_offset AS decision_id,
+        d.amount, d.currency, d.merchant, d.location, d.payment_method, d.event_time, d.processed_at,
         d.outcome, d.unscored_reason, d.anomaly_score, d.decision, d.anomaly_reasons, d.reason_shares,
         d.model_version, d.feature_set_id, d.side_inputs, d.late, d.features, r.feature_names
     FROM decisions d

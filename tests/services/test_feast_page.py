@@ -35,8 +35,8 @@ def blocks(language: str) -> str:
 
 
 def test_the_commands_of_the_page_run(environ: dict[str, str]) -> None:
-    commands = blocks("sh")
-    done = subprocess.run(["bash", "-euc", commands], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
+    command = ["bash", "-euc", blocks("sh")]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in ("vigil_autoencoder_online", "payments_7d", "mean_amount_30d"))
 
