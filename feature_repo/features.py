@@ -5,15 +5,9 @@ New features are appended, never inserted. `version` of a feature moves whenever
 `feature_set_id` tells whether a model can be served by the kernel that runs.
 
 Windows end at `now` = the later of the payment's event time and the newest the user's state has seen,
-and hold only payments that arrived before it. Five kinds:
-  ring       the user's last 32 payments by arrival; with more than 32 in the window, exactly those 32
-  hours      whole hourly tiles: the tile of `now` and the 23 before it
-  days       whole daily tiles (UTC): the tile of `now` and the 6 or 29 before it
-  half-life  all payments, each weighing half as much for every so many days it lies before `now`
-  snapshot   the merchant's row of the newest daily snapshot when the payment arrived (merchants.py); a
-             merchant without a row, and every merchant while no snapshot was ever made, counts as one with
-             no payments and no risk beyond that of all merchants together: 0
-Only ring windows lose payments; all others are exact however many there are.
+and hold only payments that arrived before it; `WINDOWS` says what each kind of window holds. In meanings,
+"shrunk" is "times n / (n + k)": n payments that it rests on, k = SHRINK_K; so it is 0 without history.
+`docs/features.md` is made of this file: `vigil features --markdown`.
 """
 
 import hashlib
@@ -23,6 +17,17 @@ from enum import StrEnum
 RING_SIZE = 32
 SHRINK_K = 5.0  # payments' worth of belief in "ordinary", for users with little history (MODELS.md: 5 to 10)
 MIN_HISTORY_FOR_REASONS = 5  # below this many payments no reason compares a user with himself
+
+# Kinds of windows, the first that fits a part of a feature's `window` counts.
+WINDOWS: dict[str, str] = {
+    "-": "everything since the user's first payment, or since their last silence of 30 days",
+    "ring": f"the user's last {RING_SIZE} payments by arrival, as far as they lie in the time named",
+    "half-life": "everything, each payment weighing half as much for every so many days it lies before `now`",
+    "snapshot": "the merchant's row of the newest daily snapshot when the payment arrived; a merchant without a row, "
+    "and every merchant while no snapshot was ever made, has no payments and no risk beyond that of all merchants: 0",
+    "hours": "whole hourly tiles: the hour of `now` and the 23 before it",
+    "days": "whole daily tiles (UTC): the day of `now` and the 6 or 29 before it",
+}
 
 
 class Reason(StrEnum):
@@ -57,59 +62,68 @@ USER_RELATIVE = frozenset(
 
 @dataclass(frozen=True)
 class Feature:
-    """One column. `window` is one of the kinds above, or '-' for the whole past."""
+    """One column. `filtered`: rests on a Bloom filter of what the user's payments named (state.py)."""
 
     name: str
-    window: str
+    window: str  # kinds of WINDOWS
     meaning: str
     reason: Reason
     version: int = 1
     dtype: str = "float32"
+    filtered: bool = False
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Which kinds of WINDOWS it rests on. Raises StopIteration where a part of `window` is of none."""
+        return tuple(next(kind for kind in WINDOWS if kind in part.split()) for part in self.window.split(" / "))
 
     @property
     def beyond_ring(self) -> str:
         """What becomes of a user with more than RING_SIZE payments in the window."""
-        return f"the last {RING_SIZE}" if "ring" in self.window else "exact"
+        if "ring" in self.kinds:
+            return f"of the last {RING_SIZE}"
+        return "nearly exact (filter)" if self.filtered else "exact"
 
 
 CATALOGUE: tuple[Feature, ...] = (
     Feature("amount_log", "-", "log(1 + amount)", Reason.UNUSUAL_AMOUNT),
-    Feature("amount_ratio_7d", "7 days", "log(amount / mean amount), times n/(n+k), n payments", Reason.UNUSUAL_AMOUNT),
-    Feature("amount_ratio_30d", "30 days", "log(amount / mean amount), times n/(n+k)", Reason.UNUSUAL_AMOUNT),
+    Feature("amount_ratio_7d", "7 days", "log(amount / mean amount), shrunk", Reason.UNUSUAL_AMOUNT),
+    Feature("amount_ratio_30d", "30 days", "log(amount / mean amount), shrunk", Reason.UNUSUAL_AMOUNT),
     Feature("amount_z", "-", "(log amount - mean) / deviation of all the user's, shrunk", Reason.UNUSUAL_AMOUNT),
     Feature("amount_to_max", "ring", "log(amount / largest of the ring), 0 with no history", Reason.UNUSUAL_AMOUNT),
     Feature("count_10m", "ring 10 min", "log(1 + payments)", Reason.BURST),
     Feature("count_1h", "ring 1 h", "log(1 + payments)", Reason.BURST),
     Feature("count_24h", "24 hours", "log(1 + payments)", Reason.BURST),
-    Feature("rate_24h", "24 hours / 30 days", "log of (1 + payments) over (1 + daily mean)", Reason.BURST),
-    Feature("spend_24h", "24 hours / 30 days", "log of (1 + sum) over (1 + daily mean sum)", Reason.BURST),
+    Feature("rate_24h", "24 hours / 30 days", "log of (1 + payments) over (1 + payments of a usual day)", Reason.BURST),
+    Feature("spend_24h", "24 hours / 30 days", "log of (1 + sum) over (1 + sum of a usual day)", Reason.BURST),
     Feature("since_last", "-", "log(1 + seconds since the user's newest payment), 0 when late", Reason.BURST),
     Feature("hour_distance", "-", "1 - closeness to the user's usual hours, 0 to 2, shrunk", Reason.UNUSUAL_HOUR),
-    Feature("new_merchant", "-", "n/(n+k) where the merchant is new to the user", Reason.NEW_MERCHANT),
+    Feature("new_merchant", "-", "1 where the user never paid there, shrunk", Reason.NEW_MERCHANT, filtered=True),
     Feature("merchants_24h", "ring 24 h", "log(1 + distinct merchants)", Reason.NEW_MERCHANT),
-    Feature("new_location", "-", "n/(n+k) where the location is new to the user", Reason.NEW_LOCATION),
+    Feature("new_location", "-", "1 where the user never paid in it, shrunk", Reason.NEW_LOCATION, filtered=True),
     Feature("locations_24h", "ring 24 h", "log(1 + distinct locations)", Reason.NEW_LOCATION),
     Feature("travel_speed", "-", "log(1 + km/h from the last coordinates), 0 without any", Reason.IMPOSSIBLE_TRAVEL),
-    Feature("new_method", "-", "n/(n+k) where the payment method is new to the user", Reason.NEW_PAYMENT_METHOD),
-    Feature("new_device", "-", "n/(n+k) where a device is named and new to the user", Reason.NEW_PAYMENT_METHOD),
-    Feature("small_run_1h", "ring 1 h", "log(1 + payments under a fifth of the mean)", Reason.CARD_TESTING),
+    Feature("new_method", "-", "1 where the user never paid by it, shrunk", Reason.NEW_PAYMENT_METHOD, filtered=True),
+    Feature(
+        "new_device", "-", "1 where a device is named and the user never used it, shrunk", Reason.NEW_PAYMENT_METHOD,
+        filtered=True,
+    ),
+    Feature("small_run_1h", "ring 1 h", "log(1 + payments under a fifth of the 30 days' mean)", Reason.CARD_TESTING),
     Feature(
         "jump_after_small", "ring 1 h", "small_run_1h times the positive part of amount_ratio_30d", Reason.CARD_TESTING
     ),
     Feature("history", "-", "log(1 + payments of the user before this one)", Reason.SPARSE_USER),
-    Feature(
-        "amount_z_7d", "half-life 7 days", "amount_z with the weights of the window: of late", Reason.UNUSUAL_AMOUNT
-    ),
-    Feature("rate_7d", "7 days / 30 days", "log of (1 + payments) over (1 + as many days' mean)", Reason.BURST),
+    Feature("amount_z_7d", "half-life 7 days", "amount_z with the weights of the window", Reason.UNUSUAL_AMOUNT),
+    Feature("rate_7d", "7 days / 30 days", "log of (1 + payments) over (1 + as many usual days')", Reason.BURST),
     Feature("merchant_repeats_24h", "ring 24 h", "log(1 + payments at this same merchant)", Reason.CARD_TESTING),
     Feature("merchant_volume_30d", "snapshot 30 days", "log(1 + payments at the merchant)", Reason.RISKY_MERCHANT),
     Feature(
-        "merchant_risk_7d", "snapshot 7 days", "frauds reported per payment beyond all merchants' rate, shrunk",
+        "merchant_risk_7d", "snapshot 7 days", "frauds reported per payment beyond all merchants' rate, shrunk (k 30)",
         Reason.RISKY_MERCHANT,
     ),
     Feature(
-        "merchant_risk_30d", "snapshot 30 days", "frauds reported per payment beyond all merchants' rate, shrunk",
-        Reason.RISKY_MERCHANT,
+        "merchant_risk_30d", "snapshot 30 days",
+        "frauds reported per payment beyond all merchants' rate, shrunk (k 30)", Reason.RISKY_MERCHANT,
     ),
 )  # fmt: skip
 

@@ -1,16 +1,26 @@
 """Commands about features: the catalogue, what is known of a user or a merchant, a history's vectors."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from feature_repo import settings as configuration
+from feature_repo.errors import BadConfiguration
 from feature_repo.features import CATALOGUE, NAMES, RING_SIZE, feature_set_id
+from feature_repo.transaction import rfc3339
+
+if TYPE_CHECKING:
+    from pipelines.logged import Logged
+
+WIDE = 160  # columns, where there is no terminal
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
@@ -51,70 +61,149 @@ def replay(
 
 
 def features(
-    user: Annotated[str | None, typer.Option("--user", help="show this user's live aggregates")] = None,
-    merchant: Annotated[str | None, typer.Option("--merchant", help="show what the snapshot says of it")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="what is known of this user now")] = None,
+    transaction: Annotated[
+        str | None, typer.Option("--transaction", help="features this payment was decided on, of --user if given")
+    ] = None,
+    merchant: Annotated[str | None, typer.Option("--merchant", help="what the snapshot says of it")] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="print the catalogue as a page")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the feature catalogue, or what the online store knows of one user or merchant."""
-    if user is not None:
+    """Print the feature catalogue, or what is known of a user or merchant now, or of a payment when it was decided."""
+    if merchant is not None and (user is not None or transaction is not None):
+        raise BadConfiguration("--merchant goes with neither --user nor --transaction")
+    if as_markdown and (as_json or any(asked is not None for asked in (user, transaction, merchant))):
+        raise BadConfiguration("--markdown prints the catalogue and goes with no other option")
+    if transaction is not None:
+        _print_decision(transaction, user, as_json)
+    elif user is not None:
         _print_user(user, as_json)
-        return
-    if merchant is not None:
+    elif merchant is not None:
         _print_merchant(merchant, as_json)
-        return
+    elif as_markdown:
+        from pipelines.catalogue import markdown
+
+        typer.echo(markdown(), nl=False)
+    else:
+        _print_catalogue(as_json)
+
+
+def _print_catalogue(as_json: bool) -> None:
     if as_json:
         entries = [asdict(f) | {"beyond_ring": f.beyond_ring} for f in CATALOGUE]
         typer.echo(json.dumps({"feature_set_id": feature_set_id(NAMES), "features": entries}))
         return
-    table = Table(title=f"{len(CATALOGUE)} features, {feature_set_id(NAMES)}")
-    for heading in ("name", "window", f"over {RING_SIZE} payments", "meaning", "reason"):
+    table = Table(title=f"{len(CATALOGUE)} features, {feature_set_id(NAMES)}", box=SIMPLE)
+    table.add_column("feature", no_wrap=True)
+    for heading in ("window", f"over {RING_SIZE} payments", "meaning", "reason"):
         table.add_column(heading)
     for f in CATALOGUE:
         table.add_row(f.name, f.window, f.beyond_ring, f.meaning, f.reason)
-    Console().print(table)
+    _show(table)
 
 
 def _print_user(user: str, as_json: bool) -> None:
-    from feature_repo import definitions
     from feature_repo.activity import AGGREGATES
 
-    store = definitions.store(configuration.load())
-    names = [f"user_activity:{aggregate.name}" for aggregate in AGGREGATES]
-    answer = store.get_online_features(features=names, entity_rows=[{"user_id": user}]).to_dict()
-    values = {a.name: answer[a.name][0] for a in AGGREGATES}
+    values = _online("user_activity", [aggregate.name for aggregate in AGGREGATES], {"user_id": user})
+    shown = {name: rfc3339(value) if isinstance(value, datetime) else value for name, value in values.items()}
     if as_json:
-        typer.echo(json.dumps({"user_id": user, **values}, default=str))
+        typer.echo(json.dumps({"user_id": user, **shown}))
         return
     if values["payments"] is None:
         typer.echo(f"nothing is known of {user}: no payment of theirs has been folded in")
         return
-    table = Table(title=user)
-    for heading in ("aggregate", "value", "meaning"):
-        table.add_column(heading)
+    table = Table(title=f"{user}, now", box=SIMPLE)
+    table.add_column("aggregate", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("meaning")
     for aggregate in AGGREGATES:
-        value = values[aggregate.name]
-        table.add_row(aggregate.name, "-" if value is None else str(value), aggregate.meaning)
-    Console().print(table)
+        table.add_row(aggregate.name, _text(shown[aggregate.name]), aggregate.meaning)
+    _show(table)
 
 
 def _print_merchant(merchant: str, as_json: bool) -> None:
     from feature_repo import definitions
     from feature_repo.snapshot import COLUMNS
 
-    store = definitions.store(configuration.load())
-    names = [f"{definitions.MERCHANT_VIEW}:{name}" for name in COLUMNS]
-    answer = store.get_online_features(features=names, entity_rows=[{"merchant": merchant}]).to_dict()
-    values = {name: answer[name][0] for name in COLUMNS}
+    values = _online(definitions.MERCHANT_VIEW, COLUMNS, {"merchant": merchant})
     if as_json:
         typer.echo(json.dumps({"merchant": merchant, **values}))
         return
     if values[COLUMNS[0]] is None:
         typer.echo(f"no snapshot knows {merchant}: nobody has paid there lately")
         return
-    table = Table("column", "value", title=merchant)
+    table = Table("column", "value", title=merchant, box=SIMPLE)
     for name, value in values.items():
-        table.add_row(name, f"{value:g}")
-    Console().print(table)
+        table.add_row(name, _text(value))
+    _show(table)
+
+
+def _print_decision(transaction: str, user: str | None, as_json: bool) -> None:
+    from pipelines.logged import logged
+
+    row = logged(configuration.load(), transaction, user)
+    if as_json:
+        typer.echo(json.dumps(row.as_json()))
+        return
+    typer.echo(f"payment {row.transaction_id} of {row.user_id}: {row.amount:,.2f} {row.currency} at {row.merchant}")
+    typer.echo(f"decided {rfc3339(row.processed_at)} as {row.decision_id}: {_verdict(row)}")
+    typer.echo(
+        f"model version {row.model_version or 'none'}, feature set {row.feature_set_id or 'none'}, "
+        f"snapshot of merchants {row.side_inputs or 'none'}"
+    )
+    if row.features is None:
+        typer.echo("no features were computed for it")
+        return
+    table = Table(box=SIMPLE)
+    table.add_column("feature", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    for heading in ("window", "meaning"):
+        table.add_column(heading)
+    declared = {f.name: f for f in CATALOGUE}
+    for name, value in row.features.items():
+        f = declared.get(name)
+        table.add_row(name, _text(value), *((f.window, f.meaning) if f else ("-", "no longer computed")))
+    _show(table)
+
+
+def _verdict(row: "Logged") -> str:
+    if row.outcome != "scored":
+        return f"{row.outcome} {row.unscored_reason or ''}".rstrip()
+    reasons = [f"{reason} {share:.0%}" for reason, share in zip(row.anomaly_reasons, row.reason_shares, strict=True)]
+    return f"{row.decision}, score {row.anomaly_score:.3f}" + "".join(f", {reason}" for reason in reasons)
+
+
+def _online(view: str, names: Sequence[str], entity: dict[str, str]) -> dict[str, Any]:
+    """One row of a view in the online store, through Feast. Raises BadConfiguration, StoreUnavailable."""
+    from feast.errors import FeastObjectNotFoundException
+
+    from feature_repo import definitions
+
+    settings = configuration.load()
+    registry = definitions.registry_path(settings)
+    try:
+        if not registry.exists():  # Feast would make an empty one
+            raise FeastObjectNotFoundException
+        store = definitions.store(settings)
+        answer = store.get_online_features(features=[f"{view}:{name}" for name in names], entity_rows=[entity])
+    except FeastObjectNotFoundException as error:
+        raise BadConfiguration(f"{registry} knows no view {view}", remedy="vigil up, or feast apply") from error
+    values = answer.to_dict()
+    return {name: values[name][0] for name in names}
+
+
+def _text(value: Any) -> str:
+    """A value as a person reads it: six digits are enough."""
+    if value is None:
+        return "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _show(table: Table) -> None:
+    """At the terminal's width; wide enough for whole lines where it goes to a file or a pipe."""
+    console = Console()
+    console.print(table) if console.is_terminal else Console(width=WIDE).print(table)
 
 
 def register(app: typer.Typer) -> None:
