@@ -93,14 +93,26 @@ def simulate(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="Parquet or CSV file with a header")],
+    file: Annotated[Path, typer.Argument(help="Parquet or CSV file with a header, .csv.gz as well")],
     name: Annotated[str, typer.Option("--name", help="data set to make, or to replace")],
-    columns: Annotated[list[str] | None, typer.Option("--map", help="FIELD=COLUMN where names differ")] = None,
-    constants: Annotated[list[str] | None, typer.Option("--constant", help="FIELD=VALUE for all rows")] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--map", metavar="FIELD=COLUMN", help="where a field is called otherwise")
+    ] = None,
+    constants: Annotated[
+        list[str] | None, typer.Option("--constant", metavar="FIELD=VALUE", help="one value of a field for all rows")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="file of labels: transaction_id, label_time, maybe is_fraud")
+    ] = None,
     timezone: Annotated[str, typer.Option("--timezone", help="of times that name none")] = "UTC",
+    time_format: Annotated[
+        str | None, typer.Option("--time-format", help="of times: '%d/%m/%Y %H:%M', epoch or epoch-ms; else ISO 8601")
+    ] = None,
     label_delay_days: Annotated[
         float, typer.Option("--label-delay-days", min=0, help="for frauds without a label_time")
     ] = 7.0,
+    delimiter: Annotated[str, typer.Option("--delimiter", help="of a CSV")] = ",",
+    encoding: Annotated[str, typer.Option("--encoding", help="of a CSV")] = "utf8",
     as_json: JsonOption = False,
 ) -> None:
     """Import a history of your own: the seven fields, and is_fraud, label_time, arrival_time where known.
@@ -110,15 +122,23 @@ def import_(
     from pipelines.history import import_history
 
     with _bar(f"importing {file.name}", None) as bar:
+
+        def progress(what: str, done: int, total: int | None) -> None:
+            bar.update(bar.task_ids[0], description=f"{file.name}: {what}", completed=done, total=total)
+
         done = import_history(
             configuration.load(),
             file,
             name,
             columns=_pairs(columns, "--map"),
             constants=_pairs(constants, "--constant"),
+            labels=labels,
             timezone=timezone,
+            time_format=time_format,
             label_delay_days=label_delay_days,
-            progress=lambda read, total: bar.update(bar.task_ids[0], completed=read, total=total),
+            delimiter=delimiter.replace("\\t", "\t"),
+            encoding=encoding,
+            progress=progress,
         )
     if as_json:
         typer.echo(json.dumps(done.as_json()))
@@ -131,6 +151,11 @@ def _print_import(done: "Imported") -> None:
     typer.echo(f"events from {done.first_event} to {done.last_event}")
     if done.labelled:
         typer.echo(f"{done.frauds_reported:,} reported frauds, median delay {done.median_label_delay_days} days")
+    if done.labels:
+        typer.echo(
+            f"{done.labels['met']:,} of {done.labels['labels']:,} labels met a payment"
+            + "".join(f", {count:,} left out: {code}" for code, count in done.labels["refused"].items())
+        )
     for field, made_of in done.filled.items():
         typer.echo(f"{field} is not in the file: {made_of}")
     if done.dropped:

@@ -240,7 +240,7 @@ def test_a_file_without_one_payment_changes_nothing(settings: Settings, tmp_path
 def test_importing_again_removes_what_was_derived_from_the_old_history(settings: Settings, tmp_path: Path) -> None:
     _imported(settings, _parquet(tmp_path / "f.parquet", [_payment(1)]))
     data = settings.home / "data" / "mine"
-    for name in ("features.parquet", "validation.json", "truth.parquet"):
+    for name in ("features.parquet", "validation.html", "truth.parquet"):
         (data / name).write_bytes(b"old")
     _imported(settings, _parquet(tmp_path / "f.parquet", [_payment(1), _payment(2)]))
     assert sorted(path.name for path in data.iterdir()) == ["history.parquet", "import.json"]
