@@ -21,6 +21,7 @@ TEXTS = ("merchant", "location", "payment_method", "merchant_category", "channel
 HALVINGS = 2  # amounts are counted by half powers of two
 _AMOUNTS = HALVINGS * (int(np.log2(MAX_AMOUNT)) + 1)
 _LEAST_LOG = -14  # 0.0001, the least amount there is
+MIN_FRAUDS = 20  # of either side, for their share to say anything
 _HOUR_US = 3_600_000_000
 
 
@@ -82,7 +83,7 @@ def shifts(now: Profile, before: Mapping[str, Any]) -> dict[str, float]:
         if len(earlier) == len(counts):
             found[f"{name}_shift"] = _excess(earlier, counts)
     found["pace_ratio"] = _ratio(now.rows / now.days, before["rows"] / before["days"])
-    if now.frauds and before["frauds"]:
+    if min(now.frauds, before["frauds"]) >= MIN_FRAUDS:
         found["fraud_ratio"] = _ratio(now.frauds / now.labelled, before["frauds"] / before["labelled"])
     return found
 
@@ -92,7 +93,7 @@ def _excess(ours: Counts, theirs: Counts) -> float:
     used = (ours > 0) | (theirs > 0)
     ours, theirs = ours[used], theirs[used]
     if not ours.sum() or not theirs.sum():
-        return float(len(ours) > 0 and ours.sum() != theirs.sum()) * np.inf if len(ours) else 0.0
+        return 0.0  # a column without one value is another check's to name
     p, q = (ours + 0.5) / (ours.sum() + 0.5 * len(ours)), (theirs + 0.5) / (theirs.sum() + 0.5 * len(theirs))
     by_chance = (len(p) - 1) * (1 / ours.sum() + 1 / theirs.sum())
     return float(((q - p) * np.log(q / p)).sum() - by_chance)

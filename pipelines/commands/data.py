@@ -170,16 +170,26 @@ def _print_import(done: "Imported") -> None:
 
 def validate(
     data: Annotated[str, typer.Option("--data", help="data set: a folder under $VIGIL_HOME/data")],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            help="compare distributions with this data set; default: with what was imported under this name before",
+        ),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare/--no-compare", help="compare distributions at all")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Check a data set against the contract before training; exits 3 where it is not fit."""
     from pipelines.quality import validate as run
 
-    report = run(configuration.load(), data)
+    report = run(configuration.load(), data, against=against, compare=compare)
     if as_json:
         typer.echo(json.dumps(report.as_json()))
     else:
         typer.echo(f"{len(report.findings)} checks of {report.rows:,} payments, {len(report.failures)} failed")
+        if report.against:
+            typer.echo(f"compared with {report.against}")
         typer.echo(f"page {report.path}")
     if not report.passed:
         raise DataInvalid(data, report.failures)

@@ -194,24 +194,24 @@ def _mimicry(world: World, victims: Rows, rng: np.random.Generator) -> Rows:
     d = world.options.difficulty
     counts = 1 + rng.poisson(1.5, len(victims))
     rows, _ = _repeated(victims, counts, _waits(counts.sum(), 24 * HOUR_US, rng))
-    factor = rng.normal(0.6 - 0.6 * d, 0.3, len(rows))
+    factor = rng.normal(0.5 - 0.6 * d, 0.3, len(rows))
     return replace(rows, cents=_priced(world, rows, factor, rng), odd=np.zeros(len(rows), np.int8))
 
 
 MECHANISMS: tuple[Mechanism, ...] = (
-    Mechanism("stolen_card", 0.30, 2.8, (Reason.UNUSUAL_AMOUNT,), _stolen_card),
-    Mechanism("card_testing", 0.15, 6.4, (Reason.CARD_TESTING, Reason.BURST, Reason.UNUSUAL_AMOUNT), _card_testing),
+    Mechanism("stolen_card", 0.27, 2.8, (Reason.UNUSUAL_AMOUNT,), _stolen_card),
+    Mechanism("card_testing", 0.13, 6.4, (Reason.CARD_TESTING, Reason.BURST, Reason.UNUSUAL_AMOUNT), _card_testing),
     Mechanism(
         "account_takeover",
-        0.16,
+        0.14,
         2.5,
         (Reason.NEW_PAYMENT_METHOD, Reason.NEW_LOCATION, Reason.UNUSUAL_HOUR),
         _account_takeover,
     ),
-    Mechanism("impossible_travel", 0.09, 1.8, (Reason.IMPOSSIBLE_TRAVEL, Reason.NEW_LOCATION), _impossible_travel),
-    Mechanism("mimicry", 0.16, 2.5, (Reason.UNUSUAL_AMOUNT,), _mimicry),
+    Mechanism("impossible_travel", 0.08, 1.8, (Reason.IMPOSSIBLE_TRAVEL, Reason.NEW_LOCATION), _impossible_travel),
+    Mechanism("mimicry", 0.25, 2.0, (Reason.UNUSUAL_AMOUNT,), _mimicry),
 )
-SHARE_AT_COMPROMISED = 0.14
+SHARE_AT_COMPROMISED = 0.13
 BURST_HOURS = 3
 STRANGE_HOUR = 2.5  # of the user's own spreads from the middle of his hours; one genuine payment in eighty
 COMPROMISED_CODE = len(MECHANISMS) + 1
