@@ -22,7 +22,7 @@ _FAST = pa.ipc.IpcWriteOptions(compression="lz4")
 class ArrivalOrder:
     """Rows of `schema`, which has the column arrival_time. A context: its files go when it ends."""
 
-    def __init__(self, folder: Path, schema: pa.Schema, run_rows: int = RUN_ROWS) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema, run_rows: int) -> None:
         self.schema = schema
         self.folder = folder
         self._run_rows = run_rows

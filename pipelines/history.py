@@ -32,13 +32,13 @@ from feature_repo.slots import Slots
 from feature_repo.snapshot import no_snapshot
 from feature_repo.transaction import HISTORY_SCHEMA, SCHEMA
 from pipelines import columns as columns_of
-from pipelines.arrival_order import ArrivalOrder
+from pipelines.arrival_order import RUN_ROWS, ArrivalOrder
 from pipelines.columns import Plan
 from pipelines.label_file import LabelFile
 from pipelines.messages import encode
 from pipelines.parquet_file import written
 from pipelines.profile import Profile
-from pipelines.simulator.folder import MANIFEST, TRUTH
+from pipelines.simulator.folder import MANIFEST, PAGE, TRUTH
 from pipelines.table_file import TableFile
 
 DAY_US = 86_400_000_000
@@ -61,6 +61,7 @@ _STALE = (
     "merchants.parquet",
     "validation.json",
     "validation.html",
+    PAGE,
     MANIFEST,
     TRUTH,
 )
@@ -149,7 +150,7 @@ def import_history(
     done.columns, done.constants = dict(plan.columns), dict(plan.constants)
     known = _labels(labels, plan, columns or {}, delimiter, encoding) if labels else None
     options = ParseOptions(settings.currency, settings.pan_in_ids, settings.future_tolerance_s * 1_000_000)
-    with ArrivalOrder(folder.parent / f".{name}.importing", _SORTED) as order:
+    with ArrivalOrder(folder.parent / f".{name}.importing", _SORTED, RUN_ROWS) as order:
         ids: list[npt.NDArray[np.uint64]] = [np.empty(0, np.uint64)]
         for batch in table.batches(lambda row, why: done.drop(CSV_ROW, why, row)):
             columns_of.check_types(batch.schema, plan)

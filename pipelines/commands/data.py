@@ -58,11 +58,14 @@ def simulate(
     prevalence: Annotated[float, typer.Option("--prevalence", help="fraud per genuine payment")] = 0.006,
     difficulty: Annotated[float, typer.Option("--difficulty", help="0 obvious, 1 hardly to be told")] = 0.5,
     regime_day: Annotated[int | None, typer.Option("--regime-day", help="day on which habits change")] = None,
+    new_mechanism_day: Annotated[
+        int | None, typer.Option("--new-mechanism-day", help="day from which thieves know one way more")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a labelled history of simulated people and thieves, with the truth about every fraud."""
-    from pipelines.history import import_history
-    from pipelines.simulator import folder, world
+    """Write a labelled history of simulated people and thieves, the truth about every fraud, and a page of plots."""
+    from pipelines.history import data_folder, import_history
+    from pipelines.simulator import folder, page, world
 
     if out is None and name is None:
         raise BadConfiguration("say where the history goes: --out DIR, --name NAME, or both")
@@ -73,6 +76,7 @@ def simulate(
         prevalence=prevalence,
         difficulty=difficulty,
         regime_day=regime_day,
+        new_mechanism_day=new_mechanism_day,
     )
     target = out or Path(tempfile.mkdtemp(prefix="vigil-simulate-"))
     try:
@@ -80,7 +84,9 @@ def simulate(
             made = folder.write(
                 world.build(options), days, target, lambda day: bar.update(bar.task_ids[0], completed=day)
             )
-        imported = import_history(configuration.load(), target / folder.HISTORY, name) if name else None
+        settings = configuration.load()
+        imported = import_history(settings, target / folder.HISTORY, name) if name else None
+        shown = page.write(target, out or data_folder(settings, name or ""))
     finally:
         if out is None:
             shutil.rmtree(target)
@@ -90,6 +96,7 @@ def simulate(
         return
     typer.echo(f"{made.payments:,} payments, {made.frauds:,} of them fraud, seed {made.seed}")
     typer.echo(f"folder {out}" if out else f"data set {name}")
+    typer.echo(f"page {shown}")
 
 
 def import_(

@@ -39,7 +39,10 @@ def day_of_payments(world: World, day: int, genuine: Rows) -> Rows:
     """Fraudulent payments of the episodes that start that day, and genuine ones a mechanism turned into fraud."""
     rng = generator(world.seed, Purpose.FRAUD, day)
     parts: list[Rows] = []
-    for code, mechanism in enumerate(MECHANISMS, start=1):
+    kinds = list(enumerate(MECHANISMS, start=1))
+    if world.options.new_mechanism_day is not None and day >= world.options.new_mechanism_day:
+        kinds.append((NEW_CODE, NEW_MECHANISM))
+    for code, mechanism in kinds:
         wanted = len(genuine) * world.options.prevalence * mechanism.share / mechanism.size
         episodes = rng.poisson(wanted)
         if len(genuine) == 0 or episodes == 0:
@@ -198,6 +201,21 @@ def _mimicry(world: World, victims: Rows, rng: np.random.Generator) -> Rows:
     return replace(rows, cents=_priced(world, rows, factor, rng), odd=np.zeros(len(rows), np.int8))
 
 
+def _persuaded_owner(world: World, victims: Rows, rng: np.random.Generator) -> Rows:
+    """The owner himself, talked into it: his device, his place and his hours, but transfers to somebody new."""
+    d = world.options.difficulty
+    counts = 1 + rng.poisson(0.6, len(victims))
+    rows, _ = _repeated(victims, counts, _waits(counts.sum(), 40 * _MINUTE_US, rng))
+    shop = world.merchants.valuable.draw(np.full(len(victims), _INTERNET), rng.random(len(victims)))
+    rows = _at(world, rows, np.repeat(shop, counts), rows.city)
+    return replace(
+        rows,
+        cents=_priced(world, rows, rng.normal(2.2 - 1.4 * d, 0.5, len(rows)), rng),
+        method=np.full(len(rows), people_of.METHODS.index("bank_transfer"), dtype=np.int8),
+        odd=np.zeros(len(rows), np.int8),
+    )
+
+
 MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism("stolen_card", 0.27, 2.8, (Reason.UNUSUAL_AMOUNT,), _stolen_card),
     Mechanism("card_testing", 0.13, 6.4, (Reason.CARD_TESTING, Reason.BURST, Reason.UNUSUAL_AMOUNT), _card_testing),
@@ -215,11 +233,25 @@ SHARE_AT_COMPROMISED = 0.13
 BURST_HOURS = 3
 STRANGE_HOUR = 2.5  # of the user's own spreads from the middle of his hours; one genuine payment in eighty
 COMPROMISED_CODE = len(MECHANISMS) + 1
-MECHANISM_NAMES: tuple[str, ...] = ("", *(mechanism.name for mechanism in MECHANISMS), "compromised_merchant")
+NEW_MECHANISM = Mechanism(
+    "persuaded_owner",
+    0.15,
+    1.6,
+    (Reason.NEW_MERCHANT, Reason.UNUSUAL_AMOUNT, Reason.NEW_PAYMENT_METHOD),
+    _persuaded_owner,
+)
+NEW_CODE = COMPROMISED_CODE + 1
+MECHANISM_NAMES: tuple[str, ...] = (
+    "",
+    *(mechanism.name for mechanism in MECHANISMS),
+    "compromised_merchant",
+    NEW_MECHANISM.name,
+)
 TRUE_REASONS: tuple[tuple[str, ...], ...] = (
     (),
     *(tuple(reason.value for reason in mechanism.reasons) for mechanism in MECHANISMS),
     (Reason.RISKY_MERCHANT.value,),
+    tuple(reason.value for reason in NEW_MECHANISM.reasons),
 )
 
 
