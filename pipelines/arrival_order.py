@@ -20,7 +20,7 @@ _FAST = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 class ArrivalOrder:
-    """Rows of `schema`, which has the column arrival_time. A context: its files go when it ends."""
+    """Rows of `schema`, which has the columns arrival_time and id, a hash. A context: its files go when it ends."""
 
     def __init__(self, folder: Path, schema: pa.Schema, run_rows: int) -> None:
         self.schema = schema
@@ -29,6 +29,7 @@ class ArrivalOrder:
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = 0
         self._runs: list[tuple[int, Path]] = []  # first arrival, file
+        self._ids: list[npt.NDArray[np.uint64]] = []
 
     def __enter__(self) -> "ArrivalOrder":
         shutil.rmtree(self.folder, ignore_errors=True)  # left by a process that was killed
@@ -40,9 +41,15 @@ class ArrivalOrder:
 
     def add(self, batch: pa.RecordBatch) -> None:
         self._waiting.append(batch)
+        self._ids.append(batch["id"].to_numpy())
         self._waiting_rows += batch.num_rows
         if self._waiting_rows >= self._run_rows:
             self._write_run()
+
+    def ids(self) -> npt.NDArray[np.uint64]:
+        """Of all rows, as they were added: eight bytes of memory for each. Once only."""
+        ids, self._ids = np.concatenate([np.empty(0, np.uint64), *self._ids]), []
+        return ids
 
     def merged(self) -> Iterator[pa.Table]:
         """All rows, in tables of very different sizes. Once only."""
@@ -102,6 +109,34 @@ class _Run:
         count = int(np.searchsorted(_arrivals(self._rows), due, side="right" if due == END else "left"))
         taken, self._rows = self._rows.slice(0, count), self._rows.slice(count)
         return taken
+
+
+class Repeated:
+    """Ids that occur more than once: of each, the row that comes first stays."""
+
+    def __init__(self, ids: npt.NDArray[np.uint64]) -> None:
+        """Of all rows; sorts `ids` in place."""
+        ids.sort()
+        self._ids = np.unique(ids[1:][ids[1:] == ids[:-1]])
+        self._payload = np.zeros(len(self._ids), np.uint64)
+        self._seen = np.zeros(len(self._ids), dtype=bool)
+
+    def first(self, rows: pa.Table) -> tuple[pa.Table, list[tuple[int, bool]]]:
+        """The rows whose ids have not been seen; of the others their `row`, and whether their `payload` is the same."""
+        if not len(self._ids):
+            return rows, []
+        ids, payloads = rows["id"].to_numpy(), rows["payload"].to_numpy()
+        place = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+        keep = np.ones(len(ids), dtype=bool)
+        again: list[tuple[int, bool]] = []
+        for at in np.flatnonzero(self._ids[place] == ids).tolist():
+            which = place[at]
+            if self._seen[which]:
+                keep[at] = False
+                again.append((rows["row"][at].as_py(), bool(self._payload[which] == payloads[at])))
+            else:
+                self._seen[which], self._payload[which] = True, payloads[at]
+        return rows.filter(pa.array(keep)), again
 
 
 def _sorted(rows: pa.Table) -> pa.Table:

@@ -14,6 +14,7 @@ from feature_repo.transaction import OPTIONAL, REQUIRED
 
 LABELS = ("is_fraud", "label_time")
 FIELDS = (*REQUIRED, *OPTIONAL, *LABELS, "arrival_time")
+_CONSTANT = ("merchant", "location", "payment_method", *OPTIONAL)  # what may have one value for all rows
 _ALSO_CALLED = {"timestamp": "event_time"}  # what our own histories call it
 _US = pa.timestamp("us", tz="UTC")
 _ZONE = r"([Zz]|[+-][0-9]{2}:?[0-9]{2})$"
@@ -45,14 +46,16 @@ class Plan:
             if name not in FIELDS:
                 raise BadConfiguration(f"{name} is no field of the contract{_nearest(name, FIELDS)}")
         for name in constants:
-            if name in columns or name not in (*REQUIRED, *OPTIONAL):
+            if name in columns or name not in _CONSTANT:
                 raise BadConfiguration(f"{name} cannot have one value for all rows", remedy=f"--map {name}=COLUMN")
         chosen = _chosen(present, columns, tuple(name for name in FIELDS if name not in constants))
         missing = [name for name in REQUIRED if name not in chosen and name not in constants]
         if missing:
             raise BadConfiguration(
                 f"the file has no column for {', '.join(missing)}; its columns are {', '.join(present)}",
-                remedy=f"--map {missing[0]}=COLUMN, or --constant {missing[0]}=VALUE for one value everywhere",
+                remedy=", ".join(
+                    f"--constant {name}=unknown" if name in _CONSTANT else f"--map {name}=COLUMN" for name in missing
+                ),
             )
         _check_times(timezone, time_format)
         return cls(chosen, dict(constants), timezone, time_format)

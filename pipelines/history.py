@@ -32,7 +32,7 @@ from feature_repo.slots import Slots
 from feature_repo.snapshot import no_snapshot
 from feature_repo.transaction import HISTORY_SCHEMA, SCHEMA
 from pipelines import columns as columns_of
-from pipelines.arrival_order import RUN_ROWS, ArrivalOrder
+from pipelines.arrival_order import RUN_ROWS, ArrivalOrder, Repeated
 from pipelines.columns import Plan
 from pipelines.label_file import LabelFile
 from pipelines.messages import encode
@@ -150,22 +150,29 @@ def import_history(
     done.columns, done.constants = dict(plan.columns), dict(plan.constants)
     known = _labels(labels, plan, columns or {}, delimiter, encoding) if labels else None
     options = ParseOptions(settings.currency, settings.pan_in_ids, settings.future_tolerance_s * 1_000_000)
-    with ArrivalOrder(folder.parent / f".{name}.importing", _SORTED, RUN_ROWS) as order:
-        ids: list[npt.NDArray[np.uint64]] = [np.empty(0, np.uint64)]
-        for batch in table.batches(lambda row, why: done.drop(CSV_ROW, why, row)):
-            columns_of.check_types(batch.schema, plan)
-            payments = _checked(batch, plan, known, options, int(now.timestamp() * 1e6), done)
-            ids.append(payments["id"].to_numpy())
-            order.add(payments)
-            progress("reading", done.rows_read, table.rows_in_all(done.rows_read))
-        done.rows_read += done.dropped[CSV_ROW]
-        if not any(map(len, ids)):
-            raise DataInvalid(name, [f"none of {done.rows_read} rows is a payment", *_reasons(done)])
-        _write_sorted(order, _Repeated(np.concatenate(ids)), label_delay_days, done, progress)
-        if known:
-            done.labels = known.as_json()
-        _replace(folder, order.folder / _HISTORY, file, done)
+    try:
+        with ArrivalOrder(folder.parent / f".{name}.importing", _SORTED, RUN_ROWS) as order:
+            _into(order, table, plan, known, options, int(now.timestamp() * 1e6), done, progress)
+            _write_sorted(order, label_delay_days, done, progress)
+            done.labels = known.as_json() if known else {}
+            _replace(folder, order.folder / _HISTORY, file, done)
+    except OSError as error:  # what cannot be read is a BadConfiguration by now
+        raise BadConfiguration(f"{folder} cannot be written: {error}") from error
     return done
+
+
+def _into(
+    order: ArrivalOrder, table: TableFile, plan: Plan, labels: LabelFile | None, options: ParseOptions, now_us: int,
+    done: Imported, progress: Progress,
+) -> None:  # fmt: skip
+    """All payments of the file. Raises DataInvalid where there is none."""
+    for batch in table.batches(lambda row, why: done.drop(CSV_ROW, why, row)):
+        columns_of.check_types(batch.schema, plan)
+        order.add(_checked(batch, plan, labels, options, now_us, done))
+        progress("reading", done.rows_read, table.rows_in_all(done.rows_read))
+    done.rows_read += done.dropped[CSV_ROW]
+    if done.dropped.total() == done.rows_read:
+        raise DataInvalid(done.name, [f"none of {done.rows_read} rows is a payment", *_reasons(done)])
 
 
 def _labels(path: Path, plan: Plan, columns: Mapping[str, str], delimiter: str, encoding: str) -> LabelFile:
@@ -207,44 +214,16 @@ def _checked(
     return pa.RecordBatch.from_arrays([*payments.columns, arrived, fraud, reported, *extra], schema=_SORTED)
 
 
-class _Repeated:
-    """Transaction ids that a file has more than once: of each, the payment that arrives first stays."""
-
-    def __init__(self, ids: npt.NDArray[np.uint64]) -> None:
-        """`ids` are hashes of all rows' ids."""
-        ids.sort()
-        self._ids = np.unique(ids[1:][ids[1:] == ids[:-1]])
-        self._payload = np.zeros(len(self._ids), np.uint64)
-        self._seen = np.zeros(len(self._ids), dtype=bool)
-
-    def first(self, rows: pa.Table, done: Imported) -> pa.Table:
-        """The rows of ids not seen before; the others are dropped by name."""
-        if not len(self._ids):
-            return rows
-        ids, payloads = rows["id"].to_numpy(), rows["payload"].to_numpy()
-        place = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-        keep = np.ones(len(ids), dtype=bool)
-        for row in np.flatnonzero(self._ids[place] == ids).tolist():
-            which = place[row]
-            if not self._seen[which]:
-                self._seen[which], self._payload[which] = True, payloads[row]
-                continue
-            keep[row] = False
-            code = DUPLICATE if self._payload[which] == payloads[row] else Code.ID_CONFLICT.value
-            done.drop(code, "the transaction id was used before", rows["row"][row].as_py())
-        return rows.filter(pa.array(keep))
-
-
-def _write_sorted(
-    order: ArrivalOrder, repeated: _Repeated, delay_days: float, done: Imported, progress: Progress
-) -> None:
+def _write_sorted(order: ArrivalOrder, delay_days: float, done: Imported, progress: Progress) -> None:
     """history.parquet in the runs' folder, and in `done` what it holds."""
-    profile, users, delays = Profile(), Slots(), [np.empty(0, np.int64)]
+    profile, repeated, users, delays = Profile(), Repeated(order.ids()), Slots(), [np.empty(0, np.int64)]
     filled = 0
     first, last = np.iinfo(np.int64).max, np.iinfo(np.int64).min
     with written(order.folder / _HISTORY, HISTORY_SCHEMA) as history:
         for table in order.merged():
-            rows = repeated.first(table, done)
+            rows, again = repeated.first(table)
+            for row, is_same in again:
+                done.drop(DUPLICATE if is_same else Code.ID_CONFLICT.value, "the transaction id was used before", row)
             rows, without = _with_label_times(rows.select(HISTORY_SCHEMA.names), delay_days)
             filled += without
             for batch in rows.combine_chunks().to_batches():
@@ -324,4 +303,8 @@ def _previous(folder: Path) -> dict[str, Any] | None:
 
 
 def _reasons(done: Imported) -> list[str]:
-    return [f"{count} rows {code}" for code, count in done.dropped.most_common()]
+    first = {example["code"]: example for example in reversed(done.examples)}
+    return [
+        f"{count} rows {code} (row {first[code]['row']}: {first[code]['detail']})"
+        for code, count in done.dropped.most_common()
+    ]

@@ -1,5 +1,6 @@
 """Sorting by arrival on disk: the same as sorting everything at once, whatever the order, ties and run size."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 from pipelines import arrival_order
 from pipelines.arrival_order import ArrivalOrder
 
-SCHEMA = pa.schema([pa.field("arrival_time", pa.timestamp("us", tz="UTC")), pa.field("row", pa.int64())])
+SCHEMA = pa.schema([("arrival_time", pa.timestamp("us", tz="UTC")), ("row", pa.int64()), ("id", pa.uint64())])
+
+
+def _batch(arrivals: Sequence[int], rows: Sequence[int]) -> pa.RecordBatch:
+    ids = np.array(rows, np.uint64)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(arrivals).cast(SCHEMA.types[0]), pa.array(rows), pa.array(ids)], schema=SCHEMA
+    )
 
 
 def _merged(folder: Path, arrivals: list[int], run_rows: int, batch_rows: int) -> list[int]:
@@ -19,8 +27,7 @@ def _merged(folder: Path, arrivals: list[int], run_rows: int, batch_rows: int) -
     with ArrivalOrder(folder, SCHEMA, run_rows) as order:
         for start in range(0, len(arrivals), batch_rows):
             part = arrivals[start : start + batch_rows]
-            columns = [pa.array(part).cast(SCHEMA.types[0]), pa.array(range(start, start + len(part)))]
-            order.add(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+            order.add(_batch(part, range(start, start + len(part))))
         return [row for table in order.merged() for row in table["row"].to_pylist()]
 
 
@@ -41,8 +48,7 @@ def test_a_file_in_order_is_never_held_in_more_than_a_few_batches(
     monkeypatch.setattr(arrival_order, "BATCH_ROWS", 10)
     with ArrivalOrder(tmp_path / "f", SCHEMA, 100) as order:
         for start in range(0, 1_000, 50):
-            columns = [pa.array(range(start, start + 50)).cast(SCHEMA.types[0]), pa.array(range(start, start + 50))]
-            order.add(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+            order.add(_batch(range(start, start + 50), range(start, start + 50)))
         sizes = [table.num_rows for table in order.merged()]
     assert sum(sizes) == 1_000
     assert max(sizes) <= 20

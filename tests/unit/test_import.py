@@ -196,6 +196,8 @@ def test_a_csv_row_with_too_few_values_is_dropped_and_counted(settings: Settings
         ({"columns": {"merchnt": "merchant"}}, "did you mean merchant"),
         ({"columns": {"merchant": "merchnt"}}, "no column merchnt for merchant; did you mean merchant"),
         ({"timezone": "Paris"}, "Paris is no time zone"),
+        ({"time_format": "seconds"}, "'seconds' is no time format"),
+        ({"constants": {"user_id": "me"}}, "user_id cannot have one value for all rows"),
     ],
 )
 def test_a_wrong_mapping_is_refused_with_what_was_meant(
@@ -342,10 +344,10 @@ def test_an_import_knows_what_had_its_name_before(settings: Settings, tmp_path: 
 
 def test_a_missing_column_is_named_with_the_way_to_give_it(settings: Settings, tmp_path: Path) -> None:
     row = _payment(1)
-    del row["location"]
-    with pytest.raises(BadConfiguration, match="no column for location") as error:
+    del row["location"], row["amount"]
+    with pytest.raises(BadConfiguration, match="no column for amount, location") as error:
         import_history(settings, _parquet(tmp_path / "f.parquet", [row]), "mine")
-    assert "--map location=COLUMN" in error.value.remedy
+    assert error.value.remedy == "--map amount=COLUMN, --constant location=unknown"
 
 
 # pyarrow cannot hand a row that is not UTF-8 to its handler, and says so on its way to refusing the file.
@@ -372,6 +374,13 @@ def test_a_file_without_one_payment_changes_nothing(settings: Settings, tmp_path
     with pytest.raises(DataInvalid, match="none of 1 rows is a payment; 1 rows RANGE"):
         import_history(settings, _parquet(tmp_path / "bad.parquet", [_payment(2, amount=-1.0)]), "mine")
     assert pq.read_table(settings.home / "data" / "mine" / "history.parquet").num_rows == 1
+
+
+def test_a_folder_that_cannot_be_written_is_said(settings: Settings, tmp_path: Path) -> None:
+    settings.home.mkdir()
+    (settings.home / "data").write_text("a file where the folder should be")
+    with pytest.raises(BadConfiguration, match="data/mine cannot be written"):
+        import_history(settings, _parquet(tmp_path / "f.parquet", [_payment(1)]), "mine")
 
 
 def test_importing_again_removes_what_was_derived_from_the_old_history(settings: Settings, tmp_path: Path) -> None:

@@ -171,4 +171,4 @@ def test_shuffled_labels_teach_nothing(bench: Bench) -> None:
 def test_ids_say_nothing(bench: Bench) -> None:
     for name, digits in (("transaction_id", slice(3, None)), ("user_id", slice(5, None))):
         ids = np.array([int(text[digits], 16) for text in bench.history[name].to_pylist()], np.float64)
-        assert bench.auc(ids[bench.test]) == pytest.approx(0.5, abs=0.02), name
+        assert roc_auc_score(bench.fraud, ids) == pytest.approx(0.5, abs=0.02), name
