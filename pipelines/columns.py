@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,9 @@ class Plan:
             )
         _check_times(timezone, time_format)
         return cls(chosen, dict(constants), timezone, time_format)
+
+    def without(self, fields: tuple[str, ...]) -> "Plan":
+        return replace(self, columns={name: column for name, column in self.columns.items() if name not in fields})
 
     @classmethod
     def of_labels(cls, present: list[str], columns: Mapping[str, str], times: "Plan") -> "Plan":
@@ -197,6 +200,7 @@ def _with_zone(values: pa.Array, plan: Plan) -> pa.Array:
     if plan.time_format and plan.time_format not in _EPOCH:
         return _formatted(values, plan.time_format, plan.timezone)
     text = pc.replace_substring_regex(values, r"^([0-9-]{10}) ", r"\1T", max_replacements=1)
+    text = pc.replace_substring_regex(text, r"^([0-9]{4}-[0-9]{2}-[0-9]{2})$", r"\1T00:00:00")  # a day alone
     zoneless = pc.invert(pc.match_substring_regex(text, _ZONE))
     if plan.timezone == "UTC":
         return pc.if_else(zoneless, pc.binary_join_element_wise(text, "Z", ""), text)

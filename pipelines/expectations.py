@@ -120,7 +120,7 @@ def of_totals(*, imported: bool, labelled: bool) -> list[Check]:
 def of_shifts(shifts: Iterable[str]) -> list[Check]:
     """Checks against the previous import; the columns are those of profile.shifts that could be told."""
     return [
-        _total(name, f"{says} as in the previous import", name, None, most)
+        _total(name, f"{says} as in the import it is compared with (if not, and meant: --no-compare)", name, None, most)
         for name, (says, most) in SHIFTS.items()
         if name in shifts
     ]

@@ -33,7 +33,7 @@ from feature_repo.snapshot import no_snapshot
 from feature_repo.transaction import HISTORY_SCHEMA, SCHEMA
 from pipelines import columns as columns_of
 from pipelines.arrival_order import RUN_ROWS, ArrivalOrder, Repeated
-from pipelines.columns import Plan
+from pipelines.columns import LABELS, Plan
 from pipelines.label_file import LabelFile
 from pipelines.messages import encode
 from pipelines.parquet_file import written
@@ -145,10 +145,13 @@ def import_history(
     folder = data_folder(settings, name)
     now = now or datetime.now(UTC)
     table = TableFile(file, delimiter, encoding)
-    plan = Plan.of(table.names, columns or {}, constants or {}, timezone, time_format)
+    columns = dict(columns or {})
+    of_payments = [name for name in columns if not (labels and name in LABELS)]
+    plan = Plan.of(table.names, {name: columns[name] for name in of_payments}, constants or {}, timezone, time_format)
+    plan = plan.without(LABELS) if labels else plan
     done = Imported(name, str(file), imported_at=now.isoformat(timespec="seconds"))
     done.columns, done.constants = dict(plan.columns), dict(plan.constants)
-    known = _labels(labels, plan, columns or {}, delimiter, encoding) if labels else None
+    known = _labels(labels, plan, columns, delimiter, encoding) if labels else None
     options = ParseOptions(settings.currency, settings.pan_in_ids, settings.future_tolerance_s * 1_000_000)
     try:
         with ArrivalOrder(folder.parent / f".{name}.importing", _SORTED, RUN_ROWS) as order:
@@ -168,7 +171,10 @@ def _into(
     """All payments of the file. Raises DataInvalid where there is none."""
     for batch in table.batches(lambda row, why: done.drop(CSV_ROW, why, row)):
         columns_of.check_types(batch.schema, plan)
-        order.add(_checked(batch, plan, labels, options, now_us, done))
+        try:
+            order.add(_checked(batch, plan, labels, options, now_us, done))
+        except pa.ArrowInvalid as error:  # such as bytes that are no text
+            raise BadConfiguration(f"{table.path}, rows up to {done.rows_read}: {error}") from error
         progress("reading", done.rows_read, table.rows_in_all(done.rows_read))
     done.rows_read += done.dropped[CSV_ROW]
     if done.dropped.total() == done.rows_read:
@@ -218,7 +224,6 @@ def _write_sorted(order: ArrivalOrder, delay_days: float, done: Imported, progre
     """history.parquet in the runs' folder, and in `done` what it holds."""
     profile, repeated, users, delays = Profile(), Repeated(order.ids()), Slots(), [np.empty(0, np.int64)]
     filled = 0
-    first, last = np.iinfo(np.int64).max, np.iinfo(np.int64).min
     with written(order.folder / _HISTORY, HISTORY_SCHEMA) as history:
         for table in order.merged():
             rows, again = repeated.first(table)
@@ -230,17 +235,14 @@ def _write_sorted(order: ArrivalOrder, delay_days: float, done: Imported, progre
                 history.add(batch)
                 profile.add(batch)
                 users.place(events_of(batch.select(SCHEMA.names), no_snapshot).user)
-                event = batch["event_time"].cast(pa.int64()).to_numpy()
-                first, last = min(first, int(event.min())), max(last, int(event.max()))
-                delay = _delays(batch)
-                delays.append(delay)
+                delays.append(_delays(batch))
             progress("writing in order of arrival", history.count, done.rows_read)
     reported = np.concatenate(delays)
     done.rows_kept, done.users, done.profile = history.count, len(users), profile.as_json()
     done.labelled, done.frauds_reported = profile.labelled, profile.frauds
     if len(reported):
         done.median_label_delay_days = round(float(np.median(reported)) / DAY_US, 3)
-    done.first_event, done.last_event = _time(first), _time(last)
+    done.first_event, done.last_event = _time(profile.first), _time(profile.last)
     if "arrival_time" not in done.columns:
         done.filled["arrival_time"] = "event_time"
     if filled:

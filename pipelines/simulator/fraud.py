@@ -193,10 +193,11 @@ def _impossible_travel(world: World, victims: Rows, rng: np.random.Generator) ->
 
 
 def _mimicry(world: World, victims: Rows, rng: np.random.Generator) -> Rows:
-    """Payments like the victim's own, where he pays anyway, a little dearer, spread over days."""
+    """Payments like the victim's own, where and at the hour he pays anyway, a little dearer, one a day."""
     d = world.options.difficulty
     counts = 1 + rng.poisson(1.5, len(victims))
-    rows, _ = _repeated(victims, counts, _waits(counts.sum(), 24 * HOUR_US, rng))
+    late = rng.normal(0, HOUR_US / 2, counts.sum()).astype(np.int64)
+    rows, _ = _repeated(victims, counts, DAY_US + late)
     factor = rng.normal(0.5 - 0.6 * d, 0.3, len(rows))
     return replace(rows, cents=_priced(world, rows, factor, rng), odd=np.zeros(len(rows), np.int8))
 
@@ -217,17 +218,17 @@ def _persuaded_owner(world: World, victims: Rows, rng: np.random.Generator) -> R
 
 
 MECHANISMS: tuple[Mechanism, ...] = (
-    Mechanism("stolen_card", 0.27, 2.8, (Reason.UNUSUAL_AMOUNT,), _stolen_card),
-    Mechanism("card_testing", 0.13, 6.4, (Reason.CARD_TESTING, Reason.BURST, Reason.UNUSUAL_AMOUNT), _card_testing),
+    Mechanism("stolen_card", 0.29, 2.8, (Reason.UNUSUAL_AMOUNT,), _stolen_card),
+    Mechanism("card_testing", 0.14, 6.4, (Reason.CARD_TESTING, Reason.BURST, Reason.UNUSUAL_AMOUNT), _card_testing),
     Mechanism(
         "account_takeover",
-        0.14,
+        0.15,
         2.5,
         (Reason.NEW_PAYMENT_METHOD, Reason.NEW_LOCATION, Reason.UNUSUAL_HOUR),
         _account_takeover,
     ),
-    Mechanism("impossible_travel", 0.08, 1.8, (Reason.IMPOSSIBLE_TRAVEL, Reason.NEW_LOCATION), _impossible_travel),
-    Mechanism("mimicry", 0.25, 2.0, (Reason.UNUSUAL_AMOUNT,), _mimicry),
+    Mechanism("impossible_travel", 0.09, 1.8, (Reason.IMPOSSIBLE_TRAVEL, Reason.NEW_LOCATION), _impossible_travel),
+    Mechanism("mimicry", 0.20, 1.8, (Reason.UNUSUAL_AMOUNT,), _mimicry),
 )
 SHARE_AT_COMPROMISED = 0.13
 BURST_HOURS = 3

@@ -218,7 +218,7 @@ LINE = "t1,u1,9.5,2025-03-01T10:00:00Z,m,l,p"
         pytest.param(f"{HEADER}\n{LINE}\n".replace(",", ";"), {"delimiter": ";"}, id="semicolons"),
         pytest.param(f"\ufeff{HEADER}\n{LINE}\n", {}, id="byte order mark"),
         pytest.param(f"{HEADER}\r\nt1,u1, 9.5 , 2025-03-01 10:00:00 ,m,l,p\r\n", {}, id="blanks and Windows lines"),
-        pytest.param(f'{HEADER}\nt1,u1,"9.50",2025-03-01T10:00:00Z,"m, of\nthe town",l,p\n', {}, id="quoted newline"),
+        pytest.param(f'{HEADER},note\n{LINE},"called, and\nasked twice"\n', {}, id="quoted newline"),
         pytest.param(
             f"{HEADER}\nt1,u1,9.5,01/03/2025 10:00,m,l,p\n", {"time_format": "%d/%m/%Y %H:%M"}, id="day first"
         ),
@@ -271,7 +271,7 @@ def test_a_header_that_cannot_be_meant_is_refused(
         (
             "timestamp",
             pa.array([1740823200, 1740823201]),
-            [datetime(2025, 3, 1, 10, 0, second, UTC) for second in (0, 1)],
+            [datetime(2025, 3, 1, 10, 0, second, tzinfo=UTC) for second in (0, 1)],
         ),
     ],
 )
@@ -288,6 +288,12 @@ def test_other_types_of_a_parquet_file_are_read(
 def test_a_column_of_lists_is_refused_by_name(settings: Settings, tmp_path: Path) -> None:
     file = _parquet(tmp_path / "f.parquet", [_payment(1, merchant=["a", "b"])])
     with pytest.raises(BadConfiguration, match="column merchant for merchant is of type list"):
+        import_history(settings, file, "mine")
+
+
+def test_bytes_that_are_no_text_are_refused(settings: Settings, tmp_path: Path) -> None:
+    file = _parquet(tmp_path / "f.parquet", [_payment(1, merchant=b"\xff\xfe")])
+    with pytest.raises(BadConfiguration, match="rows up to 1: Invalid UTF8"):
         import_history(settings, file, "mine")
 
 

@@ -50,7 +50,7 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     home = tmp_path_factory.mktemp("home")
-    options = Options(users=9_000, seed=1)
+    options = Options(users=10_000, seed=1)
     folder.write(world.build(options), WARM_UP + TRAINED + WAITED + JUDGED, home / "data" / "s")
     replay(Settings(home=home), "s")
     history, vectors, truth = (
