@@ -41,6 +41,7 @@ from feast.types import Bytes, FeastType, Float32, Float64, Int64, String, UnixT
 
 from feature_repo.activity import AGGREGATES, Kind
 from feature_repo.features import CATALOGUE
+from feature_repo.offline_store import LOGGED_TAG, VigilOfflineStoreConfig
 from feature_repo.online_store import RECORD_TAG, STATE_FIELD, VigilOnlineStoreConfig
 from feature_repo.settings import Settings
 from feature_repo.snapshot import COLUMNS
@@ -69,7 +70,7 @@ def repo_config(settings: Settings, data: str | None = None) -> RepoConfig:
         online_store=VigilOnlineStoreConfig(
             redis_url=settings.redis_url, partitions=settings.partitions, murmur2=settings.murmur2
         ).model_dump(),
-        offline_store={"type": "dask"},
+        offline_store=VigilOfflineStoreConfig().model_dump(),
         entity_key_serialization_version=3,
         repo_path=Path(__file__).parent,
     )
@@ -114,6 +115,7 @@ def objects(settings: Settings, data: str | None = None) -> list[FeastObject]:
         schema=_vector_fields(),
         source=_offline("features", folder, "vectors of past payments, written by vigil replay"),
         online=False,
+        tags={LOGGED_TAG: "true"},
         description="what the kernel computed when the payment arrived",
     )
     states = _offline("states", folder, "user states at the end of a history, written by vigil replay")

@@ -4,6 +4,7 @@ Rows are looked at whole up to ROWS_AT_MOST, else evenly sampled; totals are alw
 Importing this module imports Great Expectations, which takes seconds: only `quality` does, when asked.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from great_expectations.expectations.core.expect_column_values_to_be_between imp
 from great_expectations.expectations.core.expect_column_values_to_not_be_null import ExpectColumnValuesToNotBeNull
 
 from feature_repo.transaction import MAX_AMOUNT, MAX_ID_CHARACTERS, MAX_TEXT_CHARACTERS, REQUIRED
+from pipelines.profile import TEXTS
 
 LEAST_ROWS = 1_000
 LARGEST_DROPPED_SHARE = 0.05
@@ -28,6 +30,9 @@ MOST_METHODS = 1_000
 OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
 OLD_SHARE = 0.01  # of payments before OLDEST, which the stream accepts; more is a wrong unit of time
 AHEAD = timedelta(minutes=5)
+# Against the previous import. A population stability index above 0.25 is called a large shift (Siddiqi 2006).
+LARGEST_SHIFT = 0.25
+LARGEST_RATIO = 4.0  # of payments per day, and of fraud shares
 
 Table = Literal["rows", "totals"]
 
@@ -110,6 +115,26 @@ def of_totals(*, imported: bool, labelled: bool) -> list[Check]:
         text = f"some payments are reported as fraud, and at most {LARGEST_FRAUD_SHARE:.0%}"
         checks.append(_total("fraud_share", text, "fraud_share", 1e-9, LARGEST_FRAUD_SHARE))
     return checks
+
+
+def of_shifts(shifts: Iterable[str]) -> list[Check]:
+    """Checks against the previous import; the columns are those of profile.shifts that could be told."""
+    return [
+        _total(name, f"{says} as in the import it is compared with (if not, and meant: --no-compare)", name, None, most)
+        for name, (says, most) in SHIFTS.items()
+        if name in shifts
+    ]
+
+
+SHIFTS: dict[str, tuple[str, float]] = {
+    "amount_shift": ("amounts are distributed", LARGEST_SHIFT),
+    "hour_shift": ("hours of the day, UTC, are distributed", LARGEST_SHIFT),
+    **{f"{name}_shift": (f"values of {name} are distributed", LARGEST_SHIFT) for name in TEXTS},
+    "device_shift": ("device_id is given as often", LARGEST_SHIFT),
+    "coordinates_shift": ("coordinates are given as often", LARGEST_SHIFT),
+    "pace_ratio": (f"payments per day are, within a factor of {LARGEST_RATIO:g},", LARGEST_RATIO),
+    "fraud_ratio": (f"the share of reported fraud is, within a factor of {LARGEST_RATIO:g},", LARGEST_RATIO),
+}
 
 
 def _rows(name: str, says: str, expectation: Any) -> Check:

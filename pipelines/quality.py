@@ -21,7 +21,9 @@ from feature_repo.errors import BadConfiguration, DataInvalid
 from feature_repo.hashing import hash_texts
 from feature_repo.settings import Settings
 from feature_repo.transaction import HISTORY_SCHEMA
+from pipelines import profile as profile_of
 from pipelines.history import data_folder
+from pipelines.profile import Profile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,15 +57,20 @@ class Report:
     rows: int
     rows_looked_at: int
     checked_at: str
+    against: str | None  # what its distributions were compared with
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"path": str(self.path)}
 
 
-def validate(settings: Settings, name: str, *, now: datetime | None = None) -> Report:
+def validate(
+    settings: Settings, name: str, *, against: str | None = None, compare: bool = True, now: datetime | None = None
+) -> Report:
     """Run every check of a data set and write validation.json and validation.html beside it.
 
-    Raises BadConfiguration where there is no such data set or its columns are not a history's.
+    Distributions are compared with the data set `against`, else with what was imported under this name before;
+    not at all where `compare` is false. Raises BadConfiguration where there is no such data set or its columns
+    are not a history's.
     """
     from pipelines import expectations  # Great Expectations takes seconds to import
 
@@ -71,12 +78,16 @@ def validate(settings: Settings, name: str, *, now: datetime | None = None) -> R
     folder = data_folder(settings, name)
     path = _history(folder, name)
     imported = _imported(folder)
-    figures = totals(path, settings.currency, imported)
+    earlier = _earlier(settings, imported, against) if compare else None
+    figures, profile = totals(path, settings.currency, imported)
+    shifts = profile_of.shifts(profile, earlier["profile"]) if earlier else {}
     rows = _rows(path)
     checks = [
         *expectations.of_rows(now, simulated=bool(imported.get("simulated"))),
         *expectations.of_totals(imported=bool(imported), labelled=figures["labelled"] > 0),
+        *expectations.of_shifts(shifts),
     ]
+    figures |= shifts
     findings = [*_run(rows, checks, "rows"), *_run(_one_row(figures), checks, "totals")]
     failures = [f"{finding.name}: {finding.says}, but {finding.observed}" for finding in findings if not finding.passed]
     report = Report(
@@ -88,11 +99,23 @@ def validate(settings: Settings, name: str, *, now: datetime | None = None) -> R
         rows=int(figures["rows"]),
         rows_looked_at=len(rows),
         checked_at=now.isoformat(timespec="seconds"),
+        against=earlier["called"] if earlier else None,
     )
     document = report.as_json() | {"history": _fingerprint(path), "totals": figures}
     report.path.write_text(_page(report), encoding="utf-8")
     (folder / "validation.json").write_text(json.dumps(document, indent=2) + "\n")
     return report
+
+
+def _earlier(settings: Settings, imported: dict[str, Any], against: str | None) -> dict[str, Any] | None:
+    """Profile to compare with, and what to call it. Raises BadConfiguration where `against` was not imported."""
+    if against is None:
+        before = imported.get("previous")
+        return before and {"called": f"the import of {before['imported_at']}", "profile": before["profile"]}
+    other = _imported(data_folder(settings, against))
+    if not other.get("profile"):
+        raise BadConfiguration(f"there is no imported data set {against}", remedy=f"vigil import FILE --name {against}")
+    return {"called": f"data set {against}", "profile": other["profile"]}
 
 
 def require_valid(settings: Settings, name: str) -> None:
@@ -112,16 +135,17 @@ def require_valid(settings: Settings, name: str) -> None:
         raise DataInvalid(name, found.failures)
 
 
-def totals(path: Path, currency: str, imported: dict[str, Any]) -> dict[str, float]:
-    """Exact figures of a whole history, one pass, by name."""
+def totals(path: Path, currency: str, imported: dict[str, Any]) -> tuple[dict[str, float], Profile]:
+    """Exact figures of a whole history, one pass, by name; and what it looks like."""
     file = pq.ParquetFile(path)
-    rows = out_of_order = labelled = frauds = untimed = foreign = 0
+    profile = Profile()
+    out_of_order = untimed = foreign = 0
     newest = _BEFORE_ALL
     ids: list[np.ndarray] = []
     seen: dict[str, set[Any]] = {"user_id": set(), "merchant": set(), "payment_method": set()}
     for batch in file.iter_batches(batch_size=BATCH_ROWS):
-        rows += batch.num_rows
-        arrival = batch["arrival_time"].cast(pa.int64()).fill_null(newest).to_numpy(zero_copy_only=False)
+        profile.add(batch)
+        arrival = batch["arrival_time"].cast(pa.int64()).drop_null().to_numpy()
         arrival = np.concatenate([[newest], arrival])
         out_of_order += int((np.diff(arrival) < 0).sum())
         newest = int(arrival[-1])
@@ -129,12 +153,10 @@ def totals(path: Path, currency: str, imported: dict[str, Any]) -> dict[str, flo
         for column, values in seen.items():
             values.update(pc.unique(batch[column]).to_pylist())
         fraud = batch["is_fraud"].fill_null(False)
-        labelled += batch.num_rows - batch["is_fraud"].null_count
-        frauds += pc.sum(fraud).as_py() or 0
         untimed += pc.sum(pc.and_(fraud, batch["label_time"].is_null())).as_py() or 0
         foreign += pc.sum(pc.not_equal(batch["currency"].fill_null(currency), currency)).as_py() or 0
-    read = imported.get("rows_read", 0)
-    return {
+    read, rows = imported.get("rows_read", 0), profile.rows
+    figures = {
         "rows": rows,
         "repeated_ids": rows - len(np.unique(np.concatenate(ids))) if ids else 0,
         "out_of_order": out_of_order,
@@ -144,11 +166,12 @@ def totals(path: Path, currency: str, imported: dict[str, Any]) -> dict[str, flo
         "users_per_payment": len(seen["user_id"]) / max(rows, 1),
         "merchants_per_payment": len(seen["merchant"]) / max(rows, 1),
         "other_currency_share": foreign / max(rows, 1),
-        "labelled": labelled,
+        "labelled": profile.labelled,
         "frauds_without_time": untimed,
-        "fraud_share": frauds / max(labelled, 1),
+        "fraud_share": profile.frauds / max(profile.labelled, 1),
         "dropped_share": sum(imported.get("dropped", {}).values()) / read if read else 0.0,
     }
+    return figures, profile
 
 
 def _history(folder: Path, name: str) -> Path:
@@ -236,6 +259,7 @@ table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.35rem .
 def _page(report: Report) -> str:
     failed = len(report.failures)
     verdict = "fit for training" if report.passed else f"not fit for training: {failed} failing"
+    against = f" Distributions compared with {report.against}." if report.against else ""
     rows = "\n".join(
         f"<tr><td class={'yes' if finding.passed else 'no'}>{'passed' if finding.passed else 'failed'}</td>"
         f"<td><code>{html.escape(finding.name)}</code></td><td>{html.escape(finding.says)}</td>"
@@ -247,5 +271,5 @@ def _page(report: Report) -> str:
         f"<style>{_STYLE}</style><h1>{html.escape(report.name)}</h1>"
         f"<p class={'yes' if report.passed else 'no'}>{verdict}</p>"
         f"<p>{report.rows:,} payments, {report.rows_looked_at:,} looked at one by one, "
-        f"{html.escape(report.checked_at)}.</p><table><tr><th>outcome<th>check<th>expected<th>observed</tr>\n{rows}\n</table></html>\n"
+        f"{html.escape(report.checked_at)}.{html.escape(against)}</p><table><tr><th>outcome<th>check<th>expected<th>observed</tr>\n{rows}\n</table></html>\n"
     )

@@ -186,8 +186,7 @@ def _vectors(settings: Settings, name: str, window: pa.Table) -> pa.Table:
         }
     )
     service = store.get_feature_service(definitions.SERVICE)
-    answer = store.get_historical_features(asked, service).to_df()
-    return pa.Table.from_pandas(answer[["transaction_id", *NAMES]], preserve_index=False)
+    return store.get_historical_features(asked, service).to_arrow().select(["transaction_id", *NAMES])
 
 
 def _reports(history: pa.Table, cut: datetime) -> Reports:

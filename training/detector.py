@@ -23,6 +23,7 @@ from training import recipes
 from training.graph import Graph
 from training.network import Autoencoder, Trained, fixed_threads, train
 from training.recipes import Recipe
+from training.table import numbers
 from training.tails import Tail, fit_tail
 
 FloatArray = npt.NDArray[np.float32]
@@ -158,8 +159,9 @@ class Detector:
 
     def _over_slices(self, x: FloatArray, answer: Callable[[Tensor, Tensor], Tensor]) -> FloatArray:
         """`answer` of the ensemble's mean residuals and evidence, slice by slice."""
-        if x.ndim != 2 or x.shape[1] != self.width:
-            raise ValueError(f"expected {self.width} columns, got shape {x.shape}")
+        x = numbers(x)
+        if x.shape[1] != self.width:
+            raise BadConfiguration(f"{x.shape[1]} columns to score, the detector was fitted to {self.width}")
         parts = []
         with fixed_threads(), torch.no_grad():
             for start in range(0, len(x), SLICE_ROWS):
@@ -209,11 +211,9 @@ def fit_autoencoder(x: npt.ArrayLike, recipe: Recipe | None = None) -> Detector:
     Raises BadConfiguration where there are too few rows, no column that varies, or a value that is not finite.
     """
     recipe = recipe or recipes.default()
-    x = np.ascontiguousarray(x, dtype=np.float32)
-    if x.ndim != 2 or len(x) < MIN_ROWS:
+    x = numbers(x)
+    if len(x) < MIN_ROWS:
         raise BadConfiguration(f"{len(x)} rows to train on, at least {MIN_ROWS} are needed")
-    if not np.isfinite(x).all():
-        raise BadConfiguration("training rows hold a value that is not finite")
     kept = varying(x)
     rows_in = x[:, kept]
     normalisation = Normalisation.fit(rows_in, recipe.soft_clip)

@@ -58,11 +58,14 @@ def simulate(
     prevalence: Annotated[float, typer.Option("--prevalence", help="fraud per genuine payment")] = 0.006,
     difficulty: Annotated[float, typer.Option("--difficulty", help="0 obvious, 1 hardly to be told")] = 0.5,
     regime_day: Annotated[int | None, typer.Option("--regime-day", help="day on which habits change")] = None,
+    new_mechanism_day: Annotated[
+        int | None, typer.Option("--new-mechanism-day", help="day from which thieves know one way more")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a labelled history of simulated people and thieves, with the truth about every fraud."""
-    from pipelines.history import import_history
-    from pipelines.simulator import folder, world
+    """Write a labelled history of simulated people and thieves, the truth about every fraud, and a page of plots."""
+    from pipelines.history import data_folder, import_history
+    from pipelines.simulator import folder, page, world
 
     if out is None and name is None:
         raise BadConfiguration("say where the history goes: --out DIR, --name NAME, or both")
@@ -73,6 +76,7 @@ def simulate(
         prevalence=prevalence,
         difficulty=difficulty,
         regime_day=regime_day,
+        new_mechanism_day=new_mechanism_day,
     )
     target = out or Path(tempfile.mkdtemp(prefix="vigil-simulate-"))
     try:
@@ -80,7 +84,9 @@ def simulate(
             made = folder.write(
                 world.build(options), days, target, lambda day: bar.update(bar.task_ids[0], completed=day)
             )
-        imported = import_history(configuration.load(), target / folder.HISTORY, name) if name else None
+        settings = configuration.load()
+        imported = import_history(settings, target / folder.HISTORY, name) if name else None
+        shown = page.write(target, out or data_folder(settings, name or ""))
     finally:
         if out is None:
             shutil.rmtree(target)
@@ -90,17 +96,30 @@ def simulate(
         return
     typer.echo(f"{made.payments:,} payments, {made.frauds:,} of them fraud, seed {made.seed}")
     typer.echo(f"folder {out}" if out else f"data set {name}")
+    typer.echo(f"page {shown}")
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="Parquet or CSV file with a header")],
+    file: Annotated[Path, typer.Argument(help="Parquet or CSV file with a header, .csv.gz as well")],
     name: Annotated[str, typer.Option("--name", help="data set to make, or to replace")],
-    columns: Annotated[list[str] | None, typer.Option("--map", help="FIELD=COLUMN where names differ")] = None,
-    constants: Annotated[list[str] | None, typer.Option("--constant", help="FIELD=VALUE for all rows")] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--map", metavar="FIELD=COLUMN", help="where a field is called otherwise")
+    ] = None,
+    constants: Annotated[
+        list[str] | None, typer.Option("--constant", metavar="FIELD=VALUE", help="one value of a field for all rows")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="file of labels: transaction_id, label_time, maybe is_fraud")
+    ] = None,
     timezone: Annotated[str, typer.Option("--timezone", help="of times that name none")] = "UTC",
+    time_format: Annotated[
+        str | None, typer.Option("--time-format", help="of times: '%d/%m/%Y %H:%M', epoch or epoch-ms; else ISO 8601")
+    ] = None,
     label_delay_days: Annotated[
         float, typer.Option("--label-delay-days", min=0, help="for frauds without a label_time")
     ] = 7.0,
+    delimiter: Annotated[str, typer.Option("--delimiter", help="of a CSV")] = ",",
+    encoding: Annotated[str, typer.Option("--encoding", help="of a CSV")] = "utf8",
     as_json: JsonOption = False,
 ) -> None:
     """Import a history of your own: the seven fields, and is_fraud, label_time, arrival_time where known.
@@ -110,15 +129,23 @@ def import_(
     from pipelines.history import import_history
 
     with _bar(f"importing {file.name}", None) as bar:
+
+        def progress(what: str, done: int, total: int | None) -> None:
+            bar.update(bar.task_ids[0], description=f"{file.name}: {what}", completed=done, total=total)
+
         done = import_history(
             configuration.load(),
             file,
             name,
             columns=_pairs(columns, "--map"),
             constants=_pairs(constants, "--constant"),
+            labels=labels,
             timezone=timezone,
+            time_format=time_format,
             label_delay_days=label_delay_days,
-            progress=lambda read, total: bar.update(bar.task_ids[0], completed=read, total=total),
+            delimiter=delimiter.replace("\\t", "\t"),
+            encoding=encoding,
+            progress=progress,
         )
     if as_json:
         typer.echo(json.dumps(done.as_json()))
@@ -131,6 +158,11 @@ def _print_import(done: "Imported") -> None:
     typer.echo(f"events from {done.first_event} to {done.last_event}")
     if done.labelled:
         typer.echo(f"{done.frauds_reported:,} reported frauds, median delay {done.median_label_delay_days} days")
+    if done.labels:
+        typer.echo(
+            f"{done.labels['met']:,} of {done.labels['labels']:,} labels met a payment"
+            + "".join(f", {count:,} left out: {code}" for code, count in done.labels["refused"].items())
+        )
     for field, made_of in done.filled.items():
         typer.echo(f"{field} is not in the file: {made_of}")
     if done.dropped:
@@ -145,16 +177,26 @@ def _print_import(done: "Imported") -> None:
 
 def validate(
     data: Annotated[str, typer.Option("--data", help="data set: a folder under $VIGIL_HOME/data")],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            help="compare distributions with this data set; default: with what was imported under this name before",
+        ),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare/--no-compare", help="compare distributions at all")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Check a data set against the contract before training; exits 3 where it is not fit."""
     from pipelines.quality import validate as run
 
-    report = run(configuration.load(), data)
+    report = run(configuration.load(), data, against=against, compare=compare)
     if as_json:
         typer.echo(json.dumps(report.as_json()))
     else:
         typer.echo(f"{len(report.findings)} checks of {report.rows:,} payments, {len(report.failures)} failed")
+        if report.against:
+            typer.echo(f"compared with {report.against}")
         typer.echo(f"page {report.path}")
     if not report.passed:
         raise DataInvalid(data, report.failures)

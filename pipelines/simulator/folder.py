@@ -14,8 +14,8 @@ from pipelines.simulator import days as days_of
 from pipelines.simulator import world as worlds
 from pipelines.simulator.world import Options, World
 
-VERSION = 1  # of the simulator: moves when the same options give other payments
-HISTORY, TRUTH, MANIFEST = "history.parquet", "truth.parquet", "manifest.json"
+VERSION = 2  # of the simulator: moves when the same options give other payments
+HISTORY, TRUTH, MANIFEST, PAGE = "history.parquet", "truth.parquet", "manifest.json", "simulation.html"
 
 
 @dataclass(frozen=True)

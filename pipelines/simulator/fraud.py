@@ -13,7 +13,7 @@ import numpy as np
 from feature_repo.features import Reason
 from pipelines.simulator import people as people_of
 from pipelines.simulator import places
-from pipelines.simulator.draws import Purpose, generator, uniform
+from pipelines.simulator.draws import Purpose, generator, hashed, uniform
 from pipelines.simulator.genuine import at_home, usual_log_amount
 from pipelines.simulator.merchants import SIGMA
 from pipelines.simulator.world import DAY_US, HOUR_US, Rows, World
@@ -23,7 +23,7 @@ _INTERNET = len(places.NAMES)
 _MINUTE_US = HOUR_US // 60
 _STRANGE_DEVICES = 1 << 39  # people's own devices are numbered far below
 _DISTANCES_KM = places.distances_km()
-_BLOCK_DAYS = 21  # how long a merchant stays compromised
+_COMPROMISED_DAYS = 60  # long enough for most reports of its first weeks to arrive while it goes on
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ def day_of_payments(world: World, day: int, genuine: Rows) -> Rows:
     """Fraudulent payments of the episodes that start that day, and genuine ones a mechanism turned into fraud."""
     rng = generator(world.seed, Purpose.FRAUD, day)
     parts: list[Rows] = []
-    for code, mechanism in enumerate(MECHANISMS, start=1):
+    kinds = list(enumerate(MECHANISMS, start=1))
+    if world.options.new_mechanism_day is not None and day >= world.options.new_mechanism_day:
+        kinds.append((NEW_CODE, NEW_MECHANISM))
+    for code, mechanism in kinds:
         wanted = len(genuine) * world.options.prevalence * mechanism.share / mechanism.size
         episodes = rng.poisson(wanted)
         if len(genuine) == 0 or episodes == 0:
@@ -53,16 +56,20 @@ def day_of_payments(world: World, day: int, genuine: Rows) -> Rows:
 def compromised(world: World, day: int, genuine: Rows, rng: np.random.Generator) -> np.ndarray:
     """int8[n]: the mechanism of genuine-looking payments at a merchant whose terminal is compromised.
 
-    Nothing in such a payment tells; only the merchant's labels do, once they arrive. Large merchants
-    are spared, or one of them would swamp a whole history.
+    Nothing in such a payment tells; only the merchant's labels do, once they arrive. Large merchants are
+    spared, or one of them would swamp a whole history, and so are the smallest, whose labels say nothing.
     """
     share = SHARE_AT_COMPROMISED * world.options.prevalence
-    taken = 0.45 - 0.4 * world.options.difficulty  # share of its payments that are fraud
-    traffic = world.merchants.traffic
-    small = traffic < max(0.0015, 3.0 / len(traffic))
-    threshold = min(1.0, share / taken / max(traffic[small].sum(), 1e-9))
-    hit = uniform(world.seed, np.arange(len(traffic)), day // _BLOCK_DAYS, 41) < threshold
-    chosen = (hit & small)[genuine.merchant] & (rng.random(len(genuine)) < taken)
+    taken = 0.6 - 0.4 * world.options.difficulty  # share of its payments that are fraud
+    traffic, number = world.merchants.traffic, np.arange(len(world.merchants.traffic))
+    middling = (traffic > 0.25 / len(traffic)) & (traffic < 1.2 / len(traffic))
+    threshold = min(1.0, share / taken / max(traffic[middling].sum(), 1e-9))
+    # Each merchant's periods begin on a day of its own, so that not all are found out at once.
+    period = (
+        day + (hashed(world.seed, number, 42) % np.uint64(_COMPROMISED_DAYS)).astype(np.int64)
+    ) // _COMPROMISED_DAYS
+    hit = (uniform(world.seed, number, period, 41) < threshold) & middling
+    chosen = hit[genuine.merchant] & (rng.random(len(genuine)) < taken)
     return np.where(chosen, COMPROMISED_CODE, 0).astype(np.int8)
 
 
@@ -186,36 +193,66 @@ def _impossible_travel(world: World, victims: Rows, rng: np.random.Generator) ->
 
 
 def _mimicry(world: World, victims: Rows, rng: np.random.Generator) -> Rows:
-    """Payments like the victim's own, where he pays anyway, a little dearer, spread over days."""
+    """Payments like the victim's own, where and at the hour he pays anyway, a little dearer, one a day."""
     d = world.options.difficulty
     counts = 1 + rng.poisson(1.5, len(victims))
-    rows, _ = _repeated(victims, counts, _waits(counts.sum(), 12 * HOUR_US, rng))
-    factor = rng.normal(0.8 - 0.6 * d, 0.3, len(rows))
+    late = rng.normal(0, HOUR_US / 2, counts.sum()).astype(np.int64)
+    rows, _ = _repeated(victims, counts, DAY_US + late)
+    factor = rng.normal(0.5 - 0.6 * d, 0.3, len(rows))
     return replace(rows, cents=_priced(world, rows, factor, rng), odd=np.zeros(len(rows), np.int8))
 
 
+def _persuaded_owner(world: World, victims: Rows, rng: np.random.Generator) -> Rows:
+    """The owner himself, talked into it: his device, his place and his hours, but transfers to somebody new."""
+    d = world.options.difficulty
+    counts = 1 + rng.poisson(0.6, len(victims))
+    rows, _ = _repeated(victims, counts, _waits(counts.sum(), 40 * _MINUTE_US, rng))
+    shop = world.merchants.valuable.draw(np.full(len(victims), _INTERNET), rng.random(len(victims)))
+    rows = _at(world, rows, np.repeat(shop, counts), rows.city)
+    return replace(
+        rows,
+        cents=_priced(world, rows, rng.normal(2.2 - 1.4 * d, 0.5, len(rows)), rng),
+        method=np.full(len(rows), people_of.METHODS.index("bank_transfer"), dtype=np.int8),
+        odd=np.zeros(len(rows), np.int8),
+    )
+
+
 MECHANISMS: tuple[Mechanism, ...] = (
-    Mechanism("stolen_card", 0.35, 2.8, (Reason.UNUSUAL_AMOUNT,), _stolen_card),
-    Mechanism("card_testing", 0.17, 6.4, (Reason.CARD_TESTING, Reason.BURST, Reason.UNUSUAL_AMOUNT), _card_testing),
+    Mechanism("stolen_card", 0.29, 2.8, (Reason.UNUSUAL_AMOUNT,), _stolen_card),
+    Mechanism("card_testing", 0.14, 6.4, (Reason.CARD_TESTING, Reason.BURST, Reason.UNUSUAL_AMOUNT), _card_testing),
     Mechanism(
         "account_takeover",
-        0.17,
+        0.15,
         2.5,
         (Reason.NEW_PAYMENT_METHOD, Reason.NEW_LOCATION, Reason.UNUSUAL_HOUR),
         _account_takeover,
     ),
     Mechanism("impossible_travel", 0.09, 1.8, (Reason.IMPOSSIBLE_TRAVEL, Reason.NEW_LOCATION), _impossible_travel),
-    Mechanism("mimicry", 0.09, 2.5, (Reason.UNUSUAL_AMOUNT,), _mimicry),
+    Mechanism("mimicry", 0.20, 1.8, (Reason.UNUSUAL_AMOUNT,), _mimicry),
 )
 SHARE_AT_COMPROMISED = 0.13
 BURST_HOURS = 3
 STRANGE_HOUR = 2.5  # of the user's own spreads from the middle of his hours; one genuine payment in eighty
 COMPROMISED_CODE = len(MECHANISMS) + 1
-MECHANISM_NAMES: tuple[str, ...] = ("", *(mechanism.name for mechanism in MECHANISMS), "compromised_merchant")
+NEW_MECHANISM = Mechanism(
+    "persuaded_owner",
+    0.15,
+    1.6,
+    (Reason.NEW_MERCHANT, Reason.UNUSUAL_AMOUNT, Reason.NEW_PAYMENT_METHOD),
+    _persuaded_owner,
+)
+NEW_CODE = COMPROMISED_CODE + 1
+MECHANISM_NAMES: tuple[str, ...] = (
+    "",
+    *(mechanism.name for mechanism in MECHANISMS),
+    "compromised_merchant",
+    NEW_MECHANISM.name,
+)
 TRUE_REASONS: tuple[tuple[str, ...], ...] = (
     (),
     *(tuple(reason.value for reason in mechanism.reasons) for mechanism in MECHANISMS),
     (Reason.RISKY_MERCHANT.value,),
+    tuple(reason.value for reason in NEW_MECHANISM.reasons),
 )
 
 

@@ -31,6 +31,7 @@ class Options:
     arriving_late: float = 0.002  # share of payments that arrive minutes to hours after they happened
     inflation: float = 0.03  # per year
     regime_day: int | None = None  # from this day on people buy more online, dearer and later
+    new_mechanism_day: int | None = None  # from this day on there is fraud of a kind nobody has seen
 
     def __post_init__(self) -> None:
         """Raises BadConfiguration naming the first option out of range."""

@@ -1,6 +1,7 @@
 """The data commands: what they print, write and refuse."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,19 @@ def test_simulate_into_a_data_set_leaves_nothing_else_behind(home: Path) -> None
         "history.parquet",
         "import.json",
         "manifest.json",
+        "simulation.html",
         "truth.parquet",
     ]
+
+
+def test_simulate_draws_its_history_on_one_page_that_loads_nothing(tmp_path: Path) -> None:
+    options = ("--users", "200", "--days", "9", "--prevalence", "0.1", "--new-mechanism-day", "4")
+    assert run("simulate", "--out", str(tmp_path / "out"), *options).exit_code == 0
+    page = (tmp_path / "out" / "simulation.html").read_text()
+    assert not re.search(r"https?:|src=\"(?!data:)|@import", page)
+    made = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert f"<td>payments<td>{made['payments']:,}</tr>" in page
+    assert "of them persuaded_owner" in page
 
 
 def test_import_prints_what_it_dropped(tmp_path: Path) -> None:

@@ -119,13 +119,30 @@ def test_evidence_is_minus_the_logarithm_of_rarity() -> None:
     [
         (lambda x: x[:100], "at least 256"),
         (lambda x: np.ones_like(x), "every column is constant"),
-        (lambda x: np.where(x == x.max(), np.nan, x), "not finite"),
+        (lambda x: np.where(x == x.max(), np.nan, x), "holds 1 values that are missing, infinite"),
+        (lambda x: x[:, 0], r"has shape \(1000,\)"),
     ],
 )
 def test_rows_that_cannot_be_learnt_from_are_refused(spoil: object, said: str) -> None:
     assert callable(spoil)
     with pytest.raises(BadConfiguration, match=said):
         fit_autoencoder(spoil(correlated(1_000, WIDTH, seed=14)), RECIPE)
+
+
+def test_a_data_frame_is_a_table_and_errors_call_its_columns_by_name() -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame(correlated(1_000, 3, seed=14), columns=["amount", "age", "visits"])
+    detector = fit_autoencoder(frame, RECIPE)
+    np.testing.assert_array_equal(detector.score(frame[:50]), detector.score(frame[:50].to_numpy()))
+    frame.loc[[3, 5], "age"] = np.nan
+    for wrong in (lambda: fit_autoencoder(frame, RECIPE), lambda: detector.score(frame)):
+        with pytest.raises(BadConfiguration, match="column 'age' holds 2 values that are missing"):
+            wrong()
+    with pytest.raises(BadConfiguration, match="no number"):
+        fit_autoencoder(frame.assign(visits="often"), RECIPE)
+    with pytest.raises(BadConfiguration, match="2 columns to score, the detector was fitted to 3"):
+        detector.score(frame[["amount", "visits"]])
 
 
 def test_the_documented_example_holds() -> None:

@@ -1,10 +1,12 @@
 """Import: any file becomes a history of what the stream would have accepted, and says what it left out."""
 
+import gzip
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
@@ -13,6 +15,7 @@ import pytest
 from feature_repo.errors import BadConfiguration, DataInvalid
 from feature_repo.settings import Settings, load
 from feature_repo.transaction import HISTORY_SCHEMA
+from pipelines import history
 from pipelines.history import Imported, import_history
 from pipelines.simulator import folder, world
 
@@ -193,6 +196,8 @@ def test_a_csv_row_with_too_few_values_is_dropped_and_counted(settings: Settings
         ({"columns": {"merchnt": "merchant"}}, "did you mean merchant"),
         ({"columns": {"merchant": "merchnt"}}, "no column merchnt for merchant; did you mean merchant"),
         ({"timezone": "Paris"}, "Paris is no time zone"),
+        ({"time_format": "seconds"}, "'seconds' is no time format"),
+        ({"constants": {"user_id": "me"}}, "user_id cannot have one value for all rows"),
     ],
 )
 def test_a_wrong_mapping_is_refused_with_what_was_meant(
@@ -203,12 +208,152 @@ def test_a_wrong_mapping_is_refused_with_what_was_meant(
         import_history(settings, file, "mine", **options)
 
 
+HEADER = "transaction_id,user_id,amount,timestamp,merchant,location,payment_method"
+LINE = "t1,u1,9.5,2025-03-01T10:00:00Z,m,l,p"
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        pytest.param(f"{HEADER}\n{LINE}\n".replace(",", ";"), {"delimiter": ";"}, id="semicolons"),
+        pytest.param(f"\ufeff{HEADER}\n{LINE}\n", {}, id="byte order mark"),
+        pytest.param(f"{HEADER}\r\nt1,u1, 9.5 , 2025-03-01 10:00:00 ,m,l,p\r\n", {}, id="blanks and Windows lines"),
+        pytest.param(f'{HEADER},note\n{LINE},"called, and\nasked twice"\n', {}, id="quoted newline"),
+        pytest.param(
+            f"{HEADER}\nt1,u1,9.5,01/03/2025 10:00,m,l,p\n", {"time_format": "%d/%m/%Y %H:%M"}, id="day first"
+        ),
+        pytest.param(
+            f"{HEADER}\nt1,u1,9.5,2025-03-01 11:00 +0100,m,l,p\n", {"time_format": "%Y-%m-%d %H:%M %z"}, id="own zone"
+        ),
+        pytest.param(f"{HEADER}\nt1,u1,9.5,1740823200,m,l,p\n", {"time_format": "epoch"}, id="seconds since 1970"),
+        pytest.param(f"{HEADER}\nt1,u1,9.5,1740823200000,m,l,p\n", {"time_format": "epoch-ms"}, id="milliseconds"),
+    ],
+)  # fmt: skip
+def test_a_csv_as_it_comes_is_read(settings: Settings, tmp_path: Path, content: str, options: dict[str, Any]) -> None:
+    (tmp_path / "f.csv").write_text(content, newline="")
+    done, rows = _imported(settings, tmp_path / "f.csv", **options)
+    assert dict(done.dropped) == {}
+    assert (rows[0]["amount"], rows[0]["event_time"]) == (9.5, datetime(2025, 3, 1, 10, tzinfo=UTC))
+
+
+def test_a_compressed_csv_in_another_encoding_is_read(settings: Settings, tmp_path: Path) -> None:
+    line = "t1,u1,9.5,2025-03-01T10:00:00Z,Café,São Paulo,p"
+    (tmp_path / "f.csv.gz").write_bytes(gzip.compress(f"{HEADER}\n{line}\n".encode("latin-1")))
+    with pytest.raises(BadConfiguration, match="UTF8") as error:
+        import_history(settings, tmp_path / "f.csv.gz", "mine")
+    assert "--encoding latin-1" in error.value.remedy
+    _, rows = _imported(settings, tmp_path / "f.csv.gz", encoding="latin-1")
+    assert rows[0]["location"] == "São Paulo"
+
+
+@pytest.mark.parametrize(
+    ("header", "message", "remedy"),
+    [
+        (HEADER.replace(",", ";"), "has one column only", "--delimiter ';'"),
+        (f"{HEADER},merchant", "more than one column merchant", ""),
+    ],
+)
+def test_a_header_that_cannot_be_meant_is_refused(
+    settings: Settings, tmp_path: Path, header: str, message: str, remedy: str
+) -> None:
+    (tmp_path / "f.csv").write_text(f"{header}\n")
+    with pytest.raises(BadConfiguration, match=message) as error:
+        import_history(settings, tmp_path / "f.csv", "mine")
+    assert error.value.remedy == remedy
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "read"),
+    [
+        ("user_id", pa.array([596.0, 4961.0]), ["596", "4961"]),  # pandas: whole numbers, one missing somewhere
+        ("merchant", pa.array([b"m1", b"m2"]), ["m1", "m2"]),
+        ("amount", pa.array(["57.160000", "3"]).cast(pa.decimal128(18, 6)), [57.16, 3.0]),
+        (
+            "timestamp",
+            pa.array([1740823200, 1740823201]),
+            [datetime(2025, 3, 1, 10, 0, second, tzinfo=UTC) for second in (0, 1)],
+        ),
+    ],
+)
+def test_other_types_of_a_parquet_file_are_read(
+    settings: Settings, tmp_path: Path, column: str, values: pa.Array, read: list[Any]
+) -> None:
+    table = pa.Table.from_pylist([_payment(1), _payment(2)])
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, values), tmp_path / "f.parquet")
+    done, rows = _imported(settings, tmp_path / "f.parquet", time_format="epoch" if column == "timestamp" else None)
+    assert dict(done.dropped) == {}
+    assert [row["event_time" if column == "timestamp" else column] for row in rows] == read
+
+
+def test_a_column_of_lists_is_refused_by_name(settings: Settings, tmp_path: Path) -> None:
+    file = _parquet(tmp_path / "f.parquet", [_payment(1, merchant=["a", "b"])])
+    with pytest.raises(BadConfiguration, match="column merchant for merchant is of type list"):
+        import_history(settings, file, "mine")
+
+
+def test_bytes_that_are_no_text_are_refused(settings: Settings, tmp_path: Path) -> None:
+    file = _parquet(tmp_path / "f.parquet", [_payment(1, merchant=b"\xff\xfe")])
+    with pytest.raises(BadConfiguration, match="rows up to 1: Invalid UTF8"):
+        import_history(settings, file, "mine")
+
+
+def test_labels_of_a_file_of_their_own_meet_their_payments(settings: Settings, tmp_path: Path) -> None:
+    file = _parquet(tmp_path / "f.parquet", [_payment(number) for number in range(4)])
+    labels = tmp_path / "labels.csv"
+    labels.write_text(
+        "transaction_id,is_fraud,reported\nt1,1,2025-03-09 10:00:00\nt2,0,2025-03-05\nt2,1,2025-03-08\n"
+        "t3,1,2025-03-08\nt3,0,2025-03-20\nunknown,1,2025-03-08\nt0,perhaps,2025-03-08\nt0,1,soon\n"
+    )
+    done, rows = _imported(settings, file, labels=labels, columns={"label_time": "reported"})
+    assert [row["is_fraud"] for row in rows] == [False, True, True, False]
+    assert [row["label_time"] and row["label_time"].day for row in rows] == [None, 9, 8, 20]
+    told = {key: done.labels[key] for key in ("labels", "met", "without_payment", "refused")}
+    assert told == {"labels": 4, "met": 3, "without_payment": 1, "refused": {"LABEL_TIME_FORMAT": 1, "LABEL_FORMAT": 1}}
+
+
+def test_a_file_that_lists_frauds_needs_no_column_for_it(settings: Settings, tmp_path: Path) -> None:
+    file = _parquet(tmp_path / "f.parquet", [{"TX": number, **_payment(number)} for number in range(3)])
+    (tmp_path / "chargebacks.csv").write_text("TX,label_time\n1,2025-03-09\n")
+    columns = {"transaction_id": "TX"}
+    _, rows = _imported(settings, file, labels=tmp_path / "chargebacks.csv", columns=columns)
+    assert [row["is_fraud"] for row in rows] == [False, True, False]
+    (tmp_path / "empty.csv").write_text("TX\n1\n")
+    with pytest.raises(BadConfiguration, match="labels have no column for is_fraud or label_time"):
+        import_history(settings, file, "mine", labels=tmp_path / "empty.csv", columns=columns)
+
+
+def test_a_file_larger_than_memory_holds_comes_in_order_with_repeats_left_out(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "RUN_ROWS", 50)
+    rng = np.random.default_rng(2)
+    rows = [_payment(int(number), timestamp=f"2025-03-{1 + number % 28:02d}T10:00:00Z") for number in range(400)]
+    rows += [rows[place] for place in rng.integers(0, 400, 60)]
+    rows = [rows[place] for place in rng.permutation(len(rows))]
+    done, kept = _imported(settings, _parquet(tmp_path / "f.parquet", rows))
+    assert len({row["transaction_id"] for row in kept}) == len(kept) == 400
+    assert [row["arrival_time"] for row in kept] == sorted(row["arrival_time"] for row in kept)
+    assert dict(done.dropped) == {"DUPLICATE": 60}
+
+
+def test_an_import_knows_what_had_its_name_before(settings: Settings, tmp_path: Path) -> None:
+    first, _ = _imported(settings, _parquet(tmp_path / "f.parquet", [_payment(1)]))
+    second, _ = _imported(settings, _parquet(tmp_path / "f.parquet", [_payment(1), _payment(2)]))
+    assert first.previous is None
+    assert second.previous is not None
+    assert second.previous["profile"] == first.profile
+    refused = settings.home / "data" / "mine" / "validation.json"
+    refused.write_text('{"passed": false}')
+    third, _ = _imported(settings, _parquet(tmp_path / "f.parquet", [_payment(1)]))
+    assert third.previous == second.previous
+
+
 def test_a_missing_column_is_named_with_the_way_to_give_it(settings: Settings, tmp_path: Path) -> None:
     row = _payment(1)
-    del row["location"]
-    with pytest.raises(BadConfiguration, match="no column for location") as error:
+    del row["location"], row["amount"]
+    with pytest.raises(BadConfiguration, match="no column for amount, location") as error:
         import_history(settings, _parquet(tmp_path / "f.parquet", [row]), "mine")
-    assert "--map location=COLUMN" in error.value.remedy
+    assert error.value.remedy == "--map amount=COLUMN, --constant location=unknown"
 
 
 # pyarrow cannot hand a row that is not UTF-8 to its handler, and says so on its way to refusing the file.
@@ -237,10 +382,17 @@ def test_a_file_without_one_payment_changes_nothing(settings: Settings, tmp_path
     assert pq.read_table(settings.home / "data" / "mine" / "history.parquet").num_rows == 1
 
 
+def test_a_folder_that_cannot_be_written_is_said(settings: Settings, tmp_path: Path) -> None:
+    settings.home.mkdir()
+    (settings.home / "data").write_text("a file where the folder should be")
+    with pytest.raises(BadConfiguration, match="data/mine cannot be written"):
+        import_history(settings, _parquet(tmp_path / "f.parquet", [_payment(1)]), "mine")
+
+
 def test_importing_again_removes_what_was_derived_from_the_old_history(settings: Settings, tmp_path: Path) -> None:
     _imported(settings, _parquet(tmp_path / "f.parquet", [_payment(1)]))
     data = settings.home / "data" / "mine"
-    for name in ("features.parquet", "validation.json", "truth.parquet"):
+    for name in ("features.parquet", "validation.html", "truth.parquet"):
         (data / name).write_bytes(b"old")
     _imported(settings, _parquet(tmp_path / "f.parquet", [_payment(1), _payment(2)]))
     assert sorted(path.name for path in data.iterdir()) == ["history.parquet", "import.json"]

@@ -105,9 +105,54 @@ def _ancient(columns: Rows) -> None:
         columns["event_time"][row] = datetime(1990, 1, 1, tzinfo=UTC)
 
 
+def _last_ahead(columns: Rows) -> None:
+    columns["event_time"][-1] = columns["arrival_time"][-1] = NOW + timedelta(minutes=6)
+
+
+def _much_fraud(columns: Rows) -> None:
+    for row in range(0, len(columns["is_fraud"]), 10):
+        columns["is_fraud"][row] = True
+        columns["label_time"][row] = columns["arrival_time"][row] + timedelta(days=1)
+
+
+def _dearer(columns: Rows) -> None:
+    columns["amount"] = [3 * amount for amount in columns["amount"]]
+
+
+def _hours_later(columns: Rows) -> None:
+    """As if times had been read in another zone."""
+    for name in ("event_time", "arrival_time", "label_time"):
+        columns[name] = [time and time + timedelta(hours=9) for time in columns[name]]
+
+
+def _compressed(columns: Rows) -> None:
+    """Eight days in one, hour by hour as before."""
+    for row, (event, arrival) in enumerate(zip(columns["event_time"], columns["arrival_time"], strict=True)):
+        day = timedelta(days=(event - datetime(2025, 1, 1, tzinfo=UTC)).days)
+        columns["event_time"][row], columns["arrival_time"][row] = event - day, arrival - day
+    order = sorted(range(len(columns["amount"])), key=lambda row: columns["arrival_time"][row])
+    for name in columns:
+        columns[name] = [columns[name][row] for row in order]
+
+
+# Each is to break what is told of a history against the import before, and of the others nothing.
+SHIFTS: dict[str, Callable[[Rows], None]] = {
+    "amount_shift": _dearer,
+    "hour_shift": _hours_later,
+    "merchant_shift": lambda columns: _all("merchant", lambda row: f"{columns['merchant'][row][:4]}")(columns),
+    "location_shift": _all("location", lambda row: "unknown"),
+    "payment_method_shift": _all("payment_method", lambda row: "card"),
+    "merchant_category_shift": _all("merchant_category", lambda row: None),
+    "channel_shift": _all("channel", lambda row: "web"),
+    "device_shift": _all("device_id", lambda row: None),
+    "coordinates_shift": lambda columns: [_all(name, lambda row: None)(columns) for name in ("latitude", "longitude")],
+    "pace_ratio": _compressed,
+    "fraud_ratio": _much_fraud,
+}
 BREAKS: dict[str, Callable[[Rows], None]] = {
     **{f"{name}_present": _set(name, None) for name in ("transaction_id", "user_id", "amount", "event_time")},
-    **{f"{name}_present": _set(name, None) for name in ("merchant", "location", "payment_method", "arrival_time")},
+    **{f"{name}_present": _set(name, None) for name in ("merchant", "location", "payment_method")},
+    "arrival_time_present": _set("arrival_time", None),
     "transaction_id_length": _set("transaction_id", "x" * 129),
     "user_id_length": _set("user_id", ""),
     "merchant_length": _set("merchant", "x" * 257),
@@ -120,7 +165,7 @@ BREAKS: dict[str, Callable[[Rows], None]] = {
     "time_before_arrival": lambda columns: _set("event_time", columns["arrival_time"][3] + timedelta(minutes=6))(
         columns
     ),
-    "time_not_ahead": _set("event_time", NOW + timedelta(minutes=6)),
+    "time_not_ahead": _last_ahead,
     "label_after_event": _label_early,
     "rows_enough": _shorter,
     "ids_unique": lambda columns: _set("transaction_id", columns["transaction_id"][4])(columns),
@@ -140,7 +185,20 @@ def test_a_broken_history_fails_and_the_check_is_named(rows: Rows, tmp_path: Pat
     BREAKS[check](columns)
     report = quality.validate(_settings(tmp_path, columns), "broken", now=NOW)
     assert not report.passed
-    assert check in {failure.partition(":")[0] for failure in report.failures}
+    assert [failure.partition(":")[0] for failure in report.failures] == [check]
+
+
+@pytest.mark.parametrize("check", SHIFTS)
+def test_a_history_unlike_the_import_before_fails_and_the_check_is_named(
+    made: Path, rows: Rows, tmp_path: Path, check: str
+) -> None:
+    columns = {name: list(values) for name, values in rows.items()}
+    SHIFTS[check](columns)
+    profile = json.loads((made / "data" / "good" / "import.json").read_text())["profile"]
+    settings = _settings(tmp_path, columns, {"previous": {"imported_at": "2025-12-01", "profile": profile}})
+    report = quality.validate(settings, "broken", now=NOW)
+    assert [failure.partition(":")[0] for failure in report.failures] == [check]
+    assert quality.validate(settings, "broken", now=NOW, compare=False).passed
 
 
 def test_an_import_that_dropped_much_fails(rows: Rows, tmp_path: Path) -> None:
@@ -153,7 +211,8 @@ def test_every_check_has_a_history_that_breaks_it(made: Path) -> None:
     from pipelines import expectations
 
     every = [*expectations.of_rows(NOW, simulated=False), *expectations.of_totals(imported=True, labelled=True)]
-    assert {check.name for check in every} == {*BREAKS, "dropped_few"}
+    every += expectations.of_shifts(expectations.SHIFTS)
+    assert sorted(check.name for check in every) == sorted([*BREAKS, *SHIFTS, "dropped_few"])
 
 
 def test_a_history_without_labels_is_not_asked_for_fraud(rows: Rows, tmp_path: Path) -> None:

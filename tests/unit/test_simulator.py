@@ -97,7 +97,7 @@ def test_every_mechanism_occurs_and_about_one_payment_in_a_hundred_is_odd_but_ge
     month: list[days_of.Day],
 ) -> None:
     mechanism, odd = _joined(month, "mechanism"), _joined(month, "odd")
-    assert set(np.unique(mechanism)) == set(range(len(fraud.MECHANISM_NAMES)))
+    assert set(np.unique(mechanism)) == set(range(len(fraud.MECHANISM_NAMES))) - {fraud.NEW_CODE}
     assert set(np.unique(odd)) == set(range(len(genuine.ODDITIES)))
     assert 0.005 < (odd[mechanism == 0] > 0).mean() < 0.025
 
@@ -203,6 +203,28 @@ def test_a_regime_change_moves_genuine_amounts_from_its_day_on() -> None:
         amounts.append([np.log(d.rows.cents).mean() for d in days])
     assert amounts[0][:5] == amounts[1][:5]
     assert np.mean(amounts[1][5:]) > np.mean(amounts[0][5:]) + 0.1
+
+
+def test_a_new_mechanism_begins_on_its_day_and_changes_nothing_before() -> None:
+    mechanisms = []
+    for day in (None, 5):
+        made = world.build(Options(users=2_000, seed=3, prevalence=0.02, new_mechanism_day=day))
+        mechanisms.append([d.rows.mechanism for d in days_of.stream(made, 0, 10)])
+    for before, after in zip(mechanisms[0][:5], mechanisms[1][:5], strict=True):
+        assert (before == after).all()
+    assert not any((day == fraud.NEW_CODE).any() for day in mechanisms[0])
+    assert all((day == fraud.NEW_CODE).any() for day in mechanisms[1][6:])
+
+
+def test_a_compromised_merchant_is_reported_while_its_fraud_goes_on(people: World) -> None:
+    quarter = list(days_of.stream(world.build(Options(users=3_000, seed=11, prevalence=0.01)), 0, 90))
+    taken = [day.rows.mechanism == fraud.COMPROMISED_CODE for day in quarter]
+    merchant = np.concatenate([day.rows.merchant[rows] for day, rows in zip(quarter, taken, strict=True)])
+    time = np.concatenate([day.rows.time[rows] for day, rows in zip(quarter, taken, strict=True)])
+    reported = np.concatenate([day.reported[rows] for day, rows in zip(quarter, taken, strict=True)])
+    # How many reports of its earlier frauds had come in when each of them happened.
+    known = [((merchant == m) & (reported > 0) & (reported < t)).sum() for m, t in zip(merchant, time, strict=True)]
+    assert np.median(known) >= 3
 
 
 def test_scrambled_numbers_are_a_permutation() -> None:
