@@ -1,4 +1,4 @@
-"""Snapshots of merchants of a data set: made from its history, looked up by replay, kept as merchants.parquet."""
+"""Snapshots of merchants of a data set: made from what arrived, looked up by replay, kept as merchants.parquet."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +23,12 @@ READ_ROWS = 262_144
 PAYMENT = ("transaction_id", "merchant", "arrival_time")
 LABEL = ("transaction_id", "is_fraud", "label_time")
 _US = pa.timestamp("us", tz="UTC")
-_REPORTED = pa.schema([("transaction_id", pa.string()), ("merchant", pa.string()), ("arrival_time", pa.int64())])
+ARRIVED = pa.schema([("transaction_id", pa.string()), ("merchant", pa.string()), ("arrival_time", pa.int64())])
 
 
-def arrivals_of(folder: Path, name: str, since: int = -NEVER, until: int = NEVER) -> Arrivals:
-    """Payments of a history that arrived from `since` to before `until` (microseconds since 1970 UTC), and the
-    claims that they are fraud: the history's own and those of its labels.parquet.
+def arrivals_of(folder: Path, name: str, until: int = NEVER) -> Arrivals:
+    """Payments of a history that arrived before `until` (microseconds since 1970 UTC), and the claims that they are
+    fraud: the history's own and those of its labels.parquet.
 
     Raises DataInvalid where the history lacks a column.
     """
@@ -43,17 +43,29 @@ def arrivals_of(folder: Path, name: str, since: int = -NEVER, until: int = NEVER
         ]
         claims = verdicts.claims(verdicts.runs(pa.concat_tables([*own, verdicts.of_table(folder)])))
         claimed = claims["transaction_id"].combine_chunks()
-        found = [_REPORTED.empty_table()]
+        found = [ARRIVED.empty_table()]
         for batch in file.iter_batches(READ_ROWS, columns=list(PAYMENT)):
             arrived = _micros(batch.column("arrival_time"))
-            payments = pa.table([*(batch.column(n).cast(pa.string()) for n in PAYMENT[:2]), arrived], schema=_REPORTED)
-            inside = pc.and_(pc.greater_equal(arrived, since), pc.less(arrived, until))
-            payments = payments.filter(inside).combine_chunks()
+            payments = pa.table([*(batch.column(n).cast(pa.string()) for n in PAYMENT[:2]), arrived], schema=ARRIVED)
+            payments = payments.filter(pc.less(arrived, until)).combine_chunks()
             days = payments["arrival_time"].to_numpy() // DAY
             arrivals.pay(payments["merchant"].combine_chunks(), days, np.ones(len(days), np.int64))
             found.append(payments.filter(pc.is_in(payments["transaction_id"], value_set=claimed)))
     report(arrivals, claims, pa.concat_tables(found))
     return arrivals
+
+
+def keep(folder: Path, rows: pa.RecordBatch, day: int) -> None:
+    """Put a day's rows into merchants.parquet, which Feast materialises, in the place of any it has of that day."""
+    path = folder / "merchants.parquet"
+    effective = pa.scalar(day * DAY).cast(_US)
+    with atomically(path, SCHEMA) as writer:
+        if path.is_file():
+            with pq.ParquetFile(path) as before:
+                for batch in before.iter_batches(READ_ROWS):
+                    others = batch.filter(pc.not_equal(batch.column("event_timestamp"), effective))
+                    writer.write_batch(others.cast(SCHEMA))
+        writer.write_batch(rows)
 
 
 def report(arrivals: Arrivals, claims: pa.Table, payments: pa.Table) -> None:

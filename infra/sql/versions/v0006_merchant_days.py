@@ -21,7 +21,7 @@ CREATE TABLE merchant_days (
 );
 COMMENT ON TABLE merchant_days IS 'Decided payments by merchant and UTC day of the broker''s timestamp';
 COMMENT ON COLUMN merchant_days.payments IS 'without duplicates';
-COMMENT ON COLUMN merchant_days.first_arrival IS 'of the day at this merchant; the earliest of all is when the stream began';
+COMMENT ON COLUMN merchant_days.first_arrival IS 'that day; the earliest of all is when the stream began';
 """
 
 
