@@ -8,7 +8,8 @@ A snapshot of day D is effective at D's midnight (UTC) and holds what arrived be
                              payment over all merchants, and k is PRIOR_PAYMENTS
 Reports come late, so those of the last days speak of payments made before them: the payments they are
 compared with are shifted by the median delay of the reports of the last 30 days, in whole days. Where no
-fraud was reported at all, no merchant is riskier than all are: 0.
+fraud was reported at all, no merchant is riskier than all are: 0. A report taken back counts in the snapshots of
+the days for which it stood.
 """
 
 from dataclasses import dataclass, field
@@ -29,7 +30,6 @@ LOOKBACK = max(WINDOWS) + MAX_DELAY  # days that a snapshot can be about; older 
 # On simulated payments the AUC of the risk over 7 and 30 days alone, for fraud at compromised merchants, was
 # 0.81 and 0.77 at 10, 0.82 and 0.80 at 30, 0.83 and 0.83 at 100; but 100 hides a shop with ten payments a week.
 PRIOR_PAYMENTS = 30.0
-NOT_REPORTED = np.iinfo(np.int64).max
 
 Ints = npt.NDArray[np.int64]
 
@@ -46,28 +46,34 @@ SCHEMA = pa.schema(
 
 @dataclass
 class Arrivals:
-    """Payments and reports counted per merchant and UTC day of arrival; `add` everything, then ask for days."""
+    """Payments and reports counted per merchant and UTC day; `pay` and `report` everything, then ask for days."""
 
     _slots: Slots = field(default_factory=Slots)
     _names: list[pa.Array] = field(default_factory=list)
     _paid: list[Ints] = field(default_factory=list)  # [3, n]: day, merchant, payments
-    _reported: list[Ints] = field(default_factory=list)  # [3, n]: day of the report, merchant, days it was late
+    _reported: list[Ints] = field(default_factory=list)  # [4, n]: day of report, merchant, days late, day taken back
 
-    def add(self, merchants: pa.Array, arrived: Ints, reported: Ints) -> None:
-        """Payments by merchant name, microseconds of arrival and of the fraud report (NOT_REPORTED without one)."""
+    def pay(self, merchants: pa.Array, days: Ints, payments: Ints) -> None:
+        """Payments counted already: by merchant name and UTC day of arrival, of a pair as often as it comes."""
+        both, place = np.unique(days << 32 | self._codes(merchants), return_inverse=True)
+        counts = np.bincount(place, weights=payments, minlength=len(both)).astype(np.int64)
+        self._paid.append(np.stack([both >> 32, both & 0xFFFFFFFF, counts]))
+
+    def report(self, merchants: pa.Array, arrived: Ints, since: Ints, until: Ints) -> None:
+        """Payments claimed to be fraud: microseconds of arrival, of the claim, and of its end (verdicts.NEVER)."""
+        late = np.clip(since // DAY - arrived // DAY, 0, MAX_DELAY)
+        claims = np.stack([since // DAY, self._codes(merchants), late, until // DAY])
+        self._reported.append(claims[:, np.argsort(claims[0], kind="stable")])
+
+    def _codes(self, merchants: pa.Array) -> Ints:
         codes, first = self._slots.place(hash_texts(merchants, "merchant"))
         self._names.append(merchants.take(pa.array(first)))
-        days = arrived // DAY
-        both, counts = np.unique(days << 32 | codes, return_counts=True)
-        self._paid.append(np.stack([both >> 32, both & 0xFFFFFFFF, counts]))
-        rows = np.flatnonzero(reported != NOT_REPORTED)
-        rows = rows[np.argsort(reported[rows], kind="stable")]
-        late = np.clip(reported[rows] // DAY - days[rows], 0, MAX_DELAY)
-        self._reported.append(np.stack([reported[rows] // DAY, codes[rows], late]))
+        return codes
 
     def snapshot(self, day: int) -> pa.RecordBatch:
         """The snapshot of a day (UTC days since 1970) as rows of SCHEMA; none where nothing had arrived lately."""
-        paid, reported, size = self._since(self._paid), self._since(self._reported), len(self._slots)
+        paid, reported, size = _whole(self._paid, 3), _whole(self._reported, 4), len(self._slots)
+        reported = reported[:, reported[3] >= day]  # not taken back before the day
         late = _between(reported, day - max(WINDOWS), day)[2]
         delay = int(np.median(late)) if len(late) else 0
         counts, risks = [], []
@@ -83,13 +89,6 @@ class Arrivals:
         values = (pa.array(column[rows].astype(np.float32)) for column in (*counts, *risks))
         return pa.RecordBatch.from_arrays([names, at, at, *values], schema=SCHEMA)
 
-    def _since(self, pieces: list[Ints]) -> Ints:
-        """All pieces as one, ascending by day; kept, so that it is put together once."""
-        if len(pieces) != 1:
-            whole = np.concatenate([np.empty((3, 0), np.int64), *pieces], axis=1)
-            pieces[:] = [whole[:, np.argsort(whole[0], kind="stable")]]
-        return pieces[0]
-
 
 def snapshot_of(rows: pa.RecordBatch, day: int) -> Snapshot:
     """Rows of Arrivals.snapshot as what payments look their merchants up in."""
@@ -97,6 +96,14 @@ def snapshot_of(rows: pa.RecordBatch, day: int) -> Snapshot:
     order = np.argsort(hashes)
     values = np.stack([rows.column(name).to_numpy() for name in COLUMNS], axis=1)
     return Snapshot(day * DAY, hashes[order], np.ascontiguousarray(values[order]))
+
+
+def _whole(pieces: list[Ints], rows: int) -> Ints:
+    """All pieces as one, ascending by day, in their place: put together once, however many days are asked for."""
+    if len(pieces) != 1:
+        whole = np.concatenate([np.empty((rows, 0), np.int64), *pieces], axis=1)
+        pieces[:] = [whole[:, np.argsort(whole[0], kind="stable")]]
+    return pieces[0]
 
 
 def _between(events: Ints, first: int, until: int) -> Ints:

@@ -7,7 +7,8 @@ refused. All other views are handed to Feast's own RedisOnlineStore.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -15,11 +16,13 @@ import numpy as np
 import pyarrow as pa
 import redis
 from feast import Entity, FeatureView, RepoConfig
+from feast.infra.key_encoding_utils import serialize_entity_key_prefix
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]  # has no types
 from pydantic import model_validator
 
 from feature_repo import settings
@@ -31,6 +34,7 @@ from feature_repo.state import STATE_BYTES, States, check, unpack
 
 RECORD_TAG = "record"  # a view with this tag is one state record per user
 STATE_FIELD = "state"  # the feature that is the record itself
+SCANNED = 1_000  # keys of one round trip
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Row = tuple[datetime | None, dict[str, Value] | None]
@@ -44,6 +48,7 @@ class VigilOnlineStoreConfig(RedisOnlineStoreConfig):
     redis_url: str
     partitions: int
     murmur2: bool
+    skip_dedup: bool = True  # each row has one writer; without it a day published anew keeps its first values
 
     @model_validator(mode="before")
     @classmethod
@@ -135,29 +140,54 @@ class VigilOnlineStore(OnlineStore):
             config, _hashed(tables_to_delete), _hashed(tables_to_keep), entities_to_delete, entities_to_keep, partial
         )
 
+    def keep_only(self, config: RepoConfig, table: FeatureView, at: datetime) -> None:
+        """Forget the rows of a view whose event time is another than `at`. Raises StoreUnavailable."""
+        store = _config(config)
+        stamp = f"_ts:{table.name}"
+        wanted = Timestamp()
+        wanted.FromDatetime(at)
+        keys = serialize_entity_key_prefix(table.join_keys) + b"*" + config.project.encode()
+        with self._redis(store) as client:
+            found = list(client.scan_iter(keys, SCANNED))
+            for start in range(0, len(found), SCANNED):
+                some = found[start : start + SCANNED]
+                pipe = client.pipeline(transaction=False)
+                for key in some:
+                    pipe.hget(key, stamp)
+                times = zip(some, pipe.execute(), strict=True)
+                gone = [key for key, time in times if time not in (None, wanted.SerializeToString())]
+                if gone:
+                    client.delete(*gone)  # an entity of ours has one such view
+
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         self._hashes.teardown(config, _hashed(tables), entities)
 
     def _load(self, store: VigilOnlineStoreConfig, users: pa.Array) -> list[bytes | None]:
         """Raw records in the order of `users`: one round trip, one MGET per Kafka partition."""
-        if self._client is None:
-            self._client = redis.Redis.from_url(store.redis_url)
         by_partition: dict[int, list[int]] = defaultdict(list)
         for row, partition in enumerate(partitions_of(users, store.partitions, murmur2=store.murmur2).tolist()):
             by_partition[partition].append(row)
         names = users.to_pylist()
-        pipe = self._client.pipeline(transaction=False)
-        for partition, rows in by_partition.items():
-            pipe.mget(state_keys((names[row] for row in rows), partition))
-        try:
+        with self._redis(store) as client:
+            pipe = client.pipeline(transaction=False)
+            for partition, rows in by_partition.items():
+                pipe.mget(state_keys((names[row] for row in rows), partition))
             answers = pipe.execute()
-        except redis.RedisError as error:
-            raise StoreUnavailable("redis", store.redis_url.rpartition("@")[2], str(error)) from error
         values: list[bytes | None] = [None] * len(names)
         for rows, answer in zip(by_partition.values(), answers, strict=True):
             for row, value in zip(rows, answer, strict=True):
                 values[row] = value
         return values
+
+    @contextmanager
+    def _redis(self, store: VigilOnlineStoreConfig) -> Iterator[redis.Redis]:
+        """Raises StoreUnavailable where it does not answer."""
+        if self._client is None:
+            self._client = redis.Redis.from_url(store.redis_url)
+        try:
+            yield self._client
+        except redis.RedisError as error:
+            raise StoreUnavailable("redis", store.redis_url.rpartition("@")[2], str(error)) from error
 
 
 def is_record(table: FeatureView) -> bool:

@@ -61,9 +61,6 @@ class Settings(BaseSettings):
         "demo", pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", description="data set whose features Feast serves offline"
     )
 
-    gate_needs_evidence: bool = Field(
-        False, description="refuse to promote where there is too little labelled evidence to judge by"
-    )
     bind: str = Field("127.0.0.1", description="address our services listen on")
 
     ports: str = Field(

@@ -59,6 +59,7 @@ _STALE = (
     "features.parquet",
     "states.parquet",
     "merchants.parquet",
+    "labels.parquet",
     "validation.json",
     "validation.html",
     PAGE,

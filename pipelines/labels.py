@@ -1,6 +1,6 @@
-"""Labels into PostgreSQL: from topic `labels` as they arrive, and from a file.
+"""Labels into PostgreSQL, from topic `labels` as they arrive and from a file; and out of it, beside a data set.
 
-At least once: rows are committed before Kafka's offsets, and writing a label again changes nothing.
+In: at least once: rows are committed before Kafka's offsets, and writing a label again changes nothing.
 """
 
 import hashlib
@@ -14,19 +14,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaException, Message, TopicPartition
 from psycopg2.extras import execute_values
 
-from feature_repo import labels
+from feature_repo import labels, verdicts
 from feature_repo.errors import BadConfiguration, BadRecord, DependencyDown, StoreUnavailable
+from feature_repo.hashing import hash_texts
 from feature_repo.labels import FIELDS, INSERT, REQUIRED, Label
 from feature_repo.redaction import redact
 from feature_repo.rejects import KEPT_BYTES
 from feature_repo.settings import Settings
 from pipelines import requests
+from pipelines.history import data_folder
+from pipelines.parquet_file import atomically
 from pipelines.requests import Connection
 
 log = logging.getLogger("vigil.lifecycle")
@@ -205,3 +210,47 @@ def _chosen(names: list[str], file: Path) -> list[str]:
     if missing:
         raise BadConfiguration(f"{file} has no column {', '.join(missing)}")
     return [name for name in FIELDS if name in names]
+
+
+# ---- beside a data set ------------------------------------------------------------------------------
+
+OF_EVERYBODY = """SELECT transaction_id, is_fraud, label_time, source, received_at FROM labels
+    ORDER BY transaction_id, label_time, source"""
+
+
+def fetch(settings: Settings, name: str) -> int:
+    """Write what table `labels` says of a data set's payments to labels.parquet beside its history; returns how many.
+
+    Whoever is about to read a data set's labels calls this first: training, gate, drift and replay read the file,
+    and no server. Nothing is written where there is no history. Raises StoreUnavailable.
+    """
+    folder = data_folder(settings, name)
+    if not (folder / "history.parquet").is_file():
+        return 0
+    known = _payments(folder / "history.parquet")
+    count = 0
+    with requests.connected(settings) as connection, connection.cursor("labels") as cursor:
+        cursor.itersize = ROWS
+        cursor.execute(OF_EVERYBODY)
+        with atomically(folder / verdicts.FILE, verdicts.LABELS) as writer:
+            while found := cursor.fetchmany(ROWS):
+                columns = [
+                    pa.array(column, field.type)
+                    for column, field in zip(zip(*found, strict=True), verdicts.LABELS, strict=True)
+                ]
+                batch = pa.RecordBatch.from_arrays(columns, schema=verdicts.LABELS)
+                hashes = hash_texts(batch.column("transaction_id"), "transaction_id")
+                place = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+                batch = batch.filter(pa.array(known[place] == hashes))
+                writer.write_batch(batch)
+                count += batch.num_rows
+    log.info("%s: %d labels of table labels", name, count)
+    return count
+
+
+def _payments(history: Path) -> npt.NDArray[np.uint64]:
+    """Hashes of a history's transaction ids, ascending: eight bytes each, of ten million too."""
+    with pq.ParquetFile(history) as file:
+        batches = file.iter_batches(65_536, columns=["transaction_id"])
+        ids = (batch.column("transaction_id").cast(pa.string()) for batch in batches)
+        return np.sort(np.concatenate([np.empty(0, np.uint64), *(hash_texts(some, "transaction_id") for some in ids)]))

@@ -6,27 +6,29 @@ worked on, labels are shared by the consumer group, and daily jobs bear being ru
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 
-from feature_repo.errors import StoreUnavailable, VigilError
+from feature_repo.errors import Family, StoreUnavailable, VigilError
 from feature_repo.settings import Settings
 from pipelines import labels, requests
 from pipelines.promote import work
+from pipelines.rebuild import rebuild_merchants
 from pipelines.requests import Connection
 
 log = logging.getLogger("vigil.lifecycle")
 
 LOOK_EVERY_S = 1.0
 PAUSE_S = 2.0  # before PostgreSQL is asked again
+AGAIN_S = 30.0  # before a daily job that found a server away is tried again
 
 DailyJob = Callable[[Settings, date], None]
-"""Called with the UTC day that began. May block for minutes; may raise a VigilError, which is logged and tried
-again the next day."""
+"""Called with the UTC day that began. May block for minutes. May raise a VigilError, which is logged; one of family
+RETRY is tried again soon, any other the next day."""
 
-# What is due at the first look of every UTC day, in this order. The rebuild of the merchant snapshots from the
-# labels that have arrived belongs here.
-DAILY: tuple[DailyJob, ...] = ()
+# What is due at the first look of every UTC day, in this order.
+DAILY: tuple[DailyJob, ...] = (rebuild_merchants,)
 
 
 def run(settings: Settings, stop: threading.Event, daily: tuple[DailyJob, ...] = DAILY) -> None:
@@ -89,11 +91,17 @@ class Days:
     """Runs the daily jobs once per UTC day and process: a restart runs them again."""
 
     def __init__(
-        self, jobs: tuple[DailyJob, ...], today: Callable[[], date] = lambda: datetime.now(UTC).date()
+        self,
+        jobs: tuple[DailyJob, ...],
+        today: Callable[[], date] = lambda: datetime.now(UTC).date(),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._jobs = jobs
         self._today = today
-        self._done: date | None = None
+        self._clock = clock
+        self._done: dict[DailyJob, date] = {}
+        self._not_before: dict[DailyJob, float] = {}
+        self._said: dict[DailyJob, str] = {}
 
     def run(self, settings: Settings, stop: threading.Event) -> None:
         while self._jobs and not stop.is_set():
@@ -101,13 +109,23 @@ class Days:
             stop.wait(LOOK_EVERY_S)
 
     def look(self, settings: Settings) -> None:
-        """Run what is due, if a day began since the last look."""
+        """Run what is due: what was not done this day, or found a server away a while ago."""
         day = self._today()
-        if day == self._done:
-            return
-        self._done = day
         for job in self._jobs:
-            try:
-                job(settings, day)
-            except VigilError as error:
-                log.warning("daily job %s: %s: %s", job.__name__, error.code, error)
+            if self._done.get(job) != day and self._clock() >= self._not_before.get(job, 0.0):
+                self._attempt(job, settings, day)
+
+    def _attempt(self, job: DailyJob, settings: Settings, day: date) -> None:
+        try:
+            job(settings, day)
+            self._done[job] = day
+            self._said.pop(job, None)
+        except VigilError as error:
+            if error.family is Family.RETRY:
+                self._not_before[job] = self._clock() + AGAIN_S
+            else:
+                self._done[job] = day
+            said = f"{error.code}: {error}"
+            if self._said.get(job) != said:  # once, however long the server is away
+                log.warning("daily job %s: %s", job.__name__, said)
+            self._said[job] = said

@@ -1,4 +1,4 @@
-"""Snapshots of merchants of a data set: made from its history, looked up by replay, kept as merchants.parquet."""
+"""Snapshots of merchants of a data set: made from what arrived, looked up by replay, kept as merchants.parquet."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,34 +10,76 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from feature_repo import verdicts
 from feature_repo.errors import DataInvalid
-from feature_repo.merchants import NOT_REPORTED, SCHEMA, Arrivals, snapshot_of
+from feature_repo.merchants import SCHEMA, Arrivals, snapshot_of
 from feature_repo.snapshot import COLUMNS as STATS
 from feature_repo.snapshot import Hashes, MerchantLookup, Snapshot, Stats, lookup_in
 from feature_repo.state import DAY
+from feature_repo.verdicts import NEVER
 from pipelines.parquet_file import atomically
 
 READ_ROWS = 262_144
-HISTORY = ("merchant", "arrival_time", "is_fraud", "label_time")
+PAYMENT = ("transaction_id", "merchant", "arrival_time")
+LABEL = ("transaction_id", "is_fraud", "label_time")
 _US = pa.timestamp("us", tz="UTC")
+ARRIVED = pa.schema([("transaction_id", pa.string()), ("merchant", pa.string()), ("arrival_time", pa.int64())])
 
 
-def arrivals_of(folder: Path, name: str) -> Arrivals:
-    """Payments and reported frauds of a history. Raises DataInvalid where it lacks a column."""
+def arrivals_of(folder: Path, name: str, until: int = NEVER) -> Arrivals:
+    """Payments of a history that arrived before `until` (microseconds since 1970 UTC), and the claims that they are
+    fraud: the history's own and those of its labels.parquet.
+
+    Raises DataInvalid where the history lacks a column.
+    """
     arrivals = Arrivals()
     with pq.ParquetFile(folder / "history.parquet") as file:
-        missing = set(HISTORY) - set(file.schema_arrow.names)
+        missing = {*PAYMENT, *LABEL} - set(file.schema_arrow.names)
         if missing:
             raise DataInvalid(name, [f"history.parquet has no column {column}" for column in sorted(missing)])
-        for batch in file.iter_batches(READ_ROWS, columns=list(HISTORY)):
-            fraud = pc.fill_null(batch.column("is_fraud"), False)
-            reported = pc.if_else(fraud, _micros(batch.column("label_time")), pa.scalar(None, pa.int64()))
-            arrivals.add(
-                batch.column("merchant").cast(pa.string()),
-                _micros(batch.column("arrival_time")).to_numpy(),
-                reported.fill_null(NOT_REPORTED).to_numpy(),
-            )
+        own = [
+            verdicts.of_history(pa.Table.from_batches([batch]))
+            for batch in file.iter_batches(READ_ROWS, columns=list(LABEL))
+        ]
+        claims = verdicts.claims(verdicts.runs(pa.concat_tables([*own, verdicts.of_table(folder)])))
+        claimed = claims["transaction_id"].combine_chunks()
+        found = [ARRIVED.empty_table()]
+        for batch in file.iter_batches(READ_ROWS, columns=list(PAYMENT)):
+            arrived = _micros(batch.column("arrival_time"))
+            payments = pa.table([*(batch.column(n).cast(pa.string()) for n in PAYMENT[:2]), arrived], schema=ARRIVED)
+            payments = payments.filter(pc.less(arrived, until)).combine_chunks()
+            days = payments["arrival_time"].to_numpy() // DAY
+            arrivals.pay(payments["merchant"].combine_chunks(), days, np.ones(len(days), np.int64))
+            found.append(payments.filter(pc.is_in(payments["transaction_id"], value_set=claimed)))
+    report(arrivals, claims, pa.concat_tables(found))
     return arrivals
+
+
+def keep(folder: Path, rows: pa.RecordBatch, day: int) -> None:
+    """Put a day's rows into merchants.parquet, which Feast materialises, in the place of any it has of that day."""
+    path = folder / "merchants.parquet"
+    effective = pa.scalar(day * DAY).cast(_US)
+    with atomically(path, SCHEMA) as writer:
+        if path.is_file():
+            with pq.ParquetFile(path) as before:
+                for batch in before.iter_batches(READ_ROWS):
+                    others = batch.filter(pc.not_equal(batch.column("event_timestamp"), effective))
+                    writer.write_batch(others.cast(SCHEMA))
+        writer.write_batch(rows)
+
+
+def report(arrivals: Arrivals, claims: pa.Table, payments: pa.Table) -> None:
+    """Add the claims about these payments (transaction_id, merchant, arrival_time in microseconds); of an id that
+    was used twice, about the first one."""
+    place = pc.index_in(claims["transaction_id"], value_set=payments["transaction_id"].combine_chunks())
+    about = pc.is_valid(place)
+    claims, place = claims.filter(about), place.filter(about)
+    arrivals.report(
+        payments["merchant"].take(place).combine_chunks(),
+        payments["arrival_time"].take(place).to_numpy(),
+        claims["since"].to_numpy(),
+        claims["until"].to_numpy(),
+    )
 
 
 class Merchants:

@@ -54,14 +54,22 @@ def write_states(settings: Settings, ids: pa.Array, states: States) -> int:
 def publish_merchants(settings: Settings, name: str, snapshot: Snapshot) -> None:
     """Make it the current snapshot, and materialise the rows of its day in `merchants.parquet` through Feast.
 
-    The road reads the snapshot as one string; Feast's rows, written first, are for who asks about a merchant.
-    Raises DependencyDown.
+    The road reads the snapshot as one string; Feast's rows, written first, are for who asks about a merchant. Those
+    of merchants the snapshot does not know go. Raises DependencyDown.
     """
     from feature_repo import definitions  # with Feast, seconds to import
+    from feature_repo.online_store import VigilOnlineStore
 
     effective = datetime.fromtimestamp(snapshot.effective_at / 1e6, UTC)
+    feast = definitions.apply(settings, name)
     if len(snapshot.merchants):
-        feast = definitions.apply(settings, name)
         feast.materialize(effective - timedelta(seconds=1), effective, feature_views=[definitions.MERCHANT_VIEW])
+    VigilOnlineStore().keep_only(feast.config, feast.get_feature_view(definitions.MERCHANT_VIEW), effective)
     with closing(SnapshotStore(settings.redis_url)) as store:
         store.publish(snapshot)
+
+
+def has_snapshot(settings: Settings) -> bool:
+    """Whether any was ever published. Raises DependencyDown."""
+    with closing(SnapshotStore(settings.redis_url)) as store:
+        return store.current() is not None

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,7 +62,7 @@ def written(path: Path, schema: pa.Schema) -> Iterator[Rows]:
 @contextmanager
 def atomically(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """A Parquet writer whose file appears under its name only when everything is in it."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{uuid4().hex}.partial")  # two may write it at once, each the whole of it
     try:
         with pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=False) as writer:
             yield writer

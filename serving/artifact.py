@@ -52,6 +52,7 @@ class Manifest:
     budget_thresholds: tuple[tuple[float, float], ...] = ()
     data_name: str = ""  # data set of this installation it was trained on; empty where nobody said
     reference: Reference | None = None  # what drift is measured against
+    labels_received: str = ""  # when the newest label of table `labels` that training saw had come in
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, allow_nan=False)
@@ -66,6 +67,7 @@ class Manifest:
             "budget_thresholds": (),
             "data_name": "",
             "reference": None,
+            "labels_received": "",
             **values,
         }  # versions made before they existed
         chosen = {f.name: values[f.name] for f in fields(cls)}

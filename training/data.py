@@ -1,12 +1,14 @@
 """Training data: the vectors of a window of days, read through Feast, with what was known about them when.
 
-Labels arrive late. A row's label counts only if it had arrived by `labels_as_of`; whatever arrived later
-does not exist for training, calibration or the report.
+Labels arrive late, with the history and by table `labels`, whose part `pipelines.labels.fetch` writes beside it. A
+row's label is the newest that had arrived by `labels_as_of`; whatever arrived later does not exist for training,
+calibration or the report.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from feature_repo import verdicts
 from feature_repo.errors import BadConfiguration
 from feature_repo.features import NAMES, REASONS
 from feature_repo.settings import Settings
 from training.maturity import reported_share
+
+log = logging.getLogger("vigil.training")
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -50,6 +55,8 @@ class TrainingSet:
     labels_as_of: datetime
     label_delay: timedelta  # median of the data set
     without_features: int  # payments of the window that the stream would not have scored either
+    labels_received: datetime = verdicts.NONE_RECEIVED  # when the newest label of table `labels` looked at had come in
+    label_sources: Mapping[str, int] = field(default_factory=dict)  # known labels of the window by who said so
 
     def __len__(self) -> int:
         return len(self.x)
@@ -114,19 +121,32 @@ def load_truth(settings: Settings, name: str) -> Truth | None:
 
 
 def load_training_set(
-    settings: Settings, name: str, first: date, last: date, labels_as_of: datetime | None = None
+    settings: Settings,
+    name: str,
+    first: date,
+    last: date,
+    labels_as_of: datetime | None = None,
+    received_by: datetime | None = None,
 ) -> TrainingSet:
     """The days `first` to `last` (inclusive, UTC) of data set `name`, labels as they stood at `labels_as_of`.
 
-    Default of labels_as_of: the end of the last day plus the data set's median label delay. Raises
-    BadConfiguration where there is no such data set, no such day, or no vector for it.
+    Labels are the history's own and those of the table that `pipelines.labels.fetch` wrote beside it; without
+    that file, as without a stack, the history's alone. Default of labels_as_of: the end of the last day plus the
+    data set's median label delay. `received_by` leaves out labels that came in later, whatever they speak of: what
+    an earlier training saw. Raises BadConfiguration where there is no such data set, no such day, or no vector for it.
     """
-    history = _read_history(settings.home / "data" / name, name)
-    delay = median_label_delay(history)
+    folder = settings.home / "data" / name
+    history = _read_history(folder, name)
+    told = verdicts.of_table(folder, received_by)
+    runs = verdicts.runs(pa.concat_tables([verdicts.of_history(history), told]))
+    delay = median_label_delay(verdicts.as_of(history, runs, verdicts.NEVER - 1))
     cut = labels_as_of or midnight(last + timedelta(days=1)) + delay
+    history = verdicts.as_of(history, runs, int(cut.timestamp() * MICROSECONDS))
     window = _in_window(history, name, first, last)
-    vectors = _vectors(settings, name, window)
-    return joined(window, vectors, cut, delay, _reports(history, cut))
+    sources = {pair["values"]: pair["counts"] for pair in window["label_source"].drop_null().value_counts().to_pylist()}
+    log.info("%s, %s to %s: labels known at %s by source: %s", name, first, last, cut, sources or "none")
+    rows = joined(window, _vectors(settings, name, window), cut, delay, _reports(history, cut))
+    return replace(rows, labels_received=verdicts.received(told), label_sources=sources)
 
 
 def median_label_delay(history: pa.Table) -> timedelta:

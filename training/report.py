@@ -55,6 +55,7 @@ def describe(
             "calibrated_on": int(ordinary.sum()),
             "taken_for_unreported": int((~rows.label & ~rows.too_young).sum() - ordinary.sum()),
         },
+        "label_sources": dict(data.label_sources),
         "median_label_delay_days": data.label_delay.total_seconds() / 86_400,
         "held_out": judged(scores),
         "intervals": evaluation.with_intervals(scores, rows.label, user, rows.amount, alerts),

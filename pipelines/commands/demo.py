@@ -61,6 +61,7 @@ def _print(summary: "Summary") -> None:
         "dead letters": ", ".join(f"{count} {code}" for code, count in sorted(summary.dead_letters.items())) or "none",
         "in Elasticsearch": f"{summary.in_elasticsearch:,}",
         "model version": summary.model_version,
+        "promoted past the gate": summary.promoted,
         "latency": f"p50 {summary.latency_p50_s:.2f} s, p99 {summary.latency_p99_s:.2f} s",
         "throughput": f"{summary.throughput_per_s:,.0f} per second",
         "whole demo": f"{summary.seconds:.0f} s",

@@ -32,14 +32,17 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Run a history through the feature kernel: vectors for training and, with --online, the live state."""
+    from pipelines.labels import fetch
     from pipelines.replay import replay as run
 
+    settings = configuration.load()
+    fetch(settings, data)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(f"replaying {data}", total=None)
         done = run(
-            configuration.load(),
+            settings,
             data,
             online=online,
             force=force,

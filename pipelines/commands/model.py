@@ -46,6 +46,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a model on a window of days, judge it on held-out days and register a version."""
+    from pipelines.labels import fetch
     from pipelines.quality import require_valid
     from training import recipes
 
@@ -54,6 +55,8 @@ def train(
     settings = configuration.load()
     with Console(stderr=True).status("validating") as status:
         require_valid(settings, data)
+        status.update("asking for labels")
+        fetch(settings, data)
         status.update("starting")
         from training.registration import register
         from training.train import fit

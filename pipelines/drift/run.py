@@ -9,6 +9,7 @@ from typing import Any
 
 from feature_repo.errors import BadConfiguration
 from feature_repo.settings import Settings
+from pipelines import labels
 from pipelines.drift import report
 from pipelines.drift.judge import Drift, drift
 from pipelines.gate.evidence import days_of
@@ -46,6 +47,7 @@ def watch(
         raise BadConfiguration(f"version {version} was trained up to {artifact.manifest.train_to}: drift comes after")
     if last < first:
         raise BadConfiguration(f"data set {name} ends on {last}, there is no day from {first} on to look at")
+    labels.fetch(settings, name)
     rows = load_training_set(settings, name, first, last, now)
     found = drift(artifact.manifest, rows, score_rows(artifact, rows))
     said = {

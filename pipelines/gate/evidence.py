@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from feature_repo import verdicts
 from feature_repo.errors import ArtifactCorrupt, BadConfiguration, DataInvalid, FeatureSetMismatch
 from feature_repo.settings import Settings
-from pipelines import quality
+from pipelines import labels, quality
 from pipelines.gate.judge import Evidence
 from pipelines.gate.verdict import Check, Verdict
 from pipelines.history import data_folder
@@ -27,11 +28,13 @@ def unsound(version: str, error: ArtifactCorrupt | FeatureSetMismatch) -> Verdic
 def gather(settings: Settings, versions: Versions, candidate: Artifact, data: str, now: datetime) -> Evidence:
     """Everything but the count of attempts, which depends on the window found here.
 
-    Without such a data set there is no evidence. Raises DependencyDown.
+    Labels are those that have arrived by now, table `labels` asked anew. Without such a data set there is no
+    evidence. Raises DependencyDown.
     """
     champion = _champion(versions, candidate)
     if not data or not (data_folder(settings, data) / "history.parquet").is_file():
         return Evidence(candidate, champion, trained=None, window=None, truth=None, now=now, invalid=None)
+    labels.fetch(settings, data)
     try:
         quality.require_valid(settings, data)
         invalid = []
@@ -61,10 +64,16 @@ def _champion(versions: Versions, candidate: Artifact) -> Artifact | None:
 
 
 def _training_window(settings: Settings, data: str, manifest: Manifest) -> TrainingSet | None:
-    """The days the version says it was trained on; None where the data set has none of them, or no features."""
+    """The days the version says it was trained on, with the labels it could know; None where the data set has none
+    of them, or no features.
+
+    A label that came in after training is no correction of its data, though it may speak of an earlier day.
+    """
     first, last = _day(manifest.train_from), _day(manifest.train_to)
+    cut = datetime.fromisoformat(manifest.labels_as_of)
+    received = datetime.fromisoformat(manifest.labels_received) if manifest.labels_received else verdicts.NONE_RECEIVED
     try:
-        return load_training_set(settings, data, first, last, datetime.fromisoformat(manifest.labels_as_of))
+        return load_training_set(settings, data, first, last, cut, received)
     except BadConfiguration:
         return None
 

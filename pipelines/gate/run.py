@@ -31,7 +31,7 @@ def judged(settings: Settings, versions: Versions, cursor: Cursor, request: Requ
         "request": request.id,
         "actor": request.actor,
         "override": request.override,
-        "refusals": verdict.refusals(request.override, needs_evidence=settings.gate_needs_evidence),
+        "refusals": verdict.refusals(request.override),
     }
     written = json.loads(json.dumps(written, default=float))  # numpy's numbers as JSON's
     report.log(settings, versions.run_of(request.version), request.version, written)

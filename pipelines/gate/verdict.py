@@ -35,13 +35,10 @@ class Verdict:
     def failures(self) -> list[str]:
         return [check.sentence for check in self.checks if check.passed is False]
 
-    def refusals(self, override: str | None, *, needs_evidence: bool) -> list[str]:
-        """The failures that stand: with an override those of integrity, without one all of them.
-
-        Where evidence is not needed, having too little of it stands in nobody's way.
-        """
+    def refusals(self, override: str | None) -> list[str]:
+        """The failures that stand: with an override those of integrity, without one all of them."""
         standing = [check for check in self.checks if check.passed is False and (override is None or check.integrity)]
-        return [check.sentence for check in standing if needs_evidence or check.name != INSUFFICIENT_EVIDENCE]
+        return [check.sentence for check in standing]
 
     def as_json(self) -> dict[str, Any]:
         return {"version": self.version, "checks": [asdict(check) for check in self.checks], **self.numbers}

@@ -142,7 +142,7 @@ def test_stream_features_equal_the_kernel_on_the_raw_messages(road: Road) -> Non
     stored = [(name, bytes(features)) for name, features, _ in rows]
     (named,) = {side_inputs for _, _, side_inputs in rows}
     snapshot = SnapshotStore(settings.redis_url).load(named)
-    assert snapshot is not None, "the replay before the stream publishes one"
+    assert snapshot is not None, "the replay before the stream publishes one, the worker that of the day"
     by_id = {one["transaction_id"]: one for one in messages}
     now = int(time.time() * 1e6)
     batches = [parse_one(json.dumps(by_id[name]).encode(), now) for name, _ in stored]
@@ -195,7 +195,7 @@ def test_a_promoted_second_model_appears_in_new_rows(road: Road) -> None:
 
     version = road.demo.train(overrides=("seed=99",))
     assert version != road.version
-    promote(settings, version, "test")
+    promote(settings, version, "test", override="the history is trained on to its end")
     road.demo.await_served(version)
     send(settings, [message(0, "after_promotion", datetime.now(UTC))], keyed=True)
     items = eventually(lambda: api(settings, "/transactions", user_id="after_promotion")["items"])

@@ -38,7 +38,7 @@ WAIT_S = 90.0
 @pytest.fixture
 def line(stack: Settings) -> Settings:
     """Settings with a registered model of the test's own."""
-    return stack.model_copy(update={"model_name": f"line-{uuid.uuid4().hex[:8]}", "gate_needs_evidence": True})
+    return stack.model_copy(update={"model_name": f"line-{uuid.uuid4().hex[:8]}"})
 
 
 def eventually(found: Callable[[], Any]) -> Any:

@@ -265,7 +265,6 @@ def test_the_commands_print_what_happened(
         return json.loads(done.stdout)
 
     monkeypatch.setattr("pipelines.quality.require_valid", lambda settings, name: None)  # not a whole history
-    monkeypatch.setenv("VIGIL_GATE_NEEDS_EVIDENCE", "true")
     refused = CliRunner().invoke(app, ["promote", version, "--data", data_set])
     assert isinstance(refused.exception, PromotionRefused)
     assert any(failure.startswith("INSUFFICIENT_EVIDENCE") for failure in refused.exception.failures)

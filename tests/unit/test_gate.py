@@ -154,7 +154,7 @@ def test_an_artefact_that_is_no_model_is_refused_by_name(
         spoil(w)
     verdict = unsound("2", refused.value)
     assert failed(verdict) == {check}, name
-    assert verdict.refusals("it will do", needs_evidence=True), "no override covers integrity"
+    assert verdict.refusals("it will do"), "no override covers integrity"
 
 
 # ---- versions that are not what they say they are ----------------------------------------------------
@@ -292,7 +292,7 @@ def test_a_spoilt_version_is_refused_for_the_named_check(
 ) -> None:
     verdict = judge(spoil(w))
     assert check in failed(verdict), verdict.failures
-    assert any(failure.startswith(check) for failure in verdict.refusals(None, needs_evidence=True))
+    assert any(failure.startswith(check) for failure in verdict.refusals(None))
 
 
 # ---- better versions ----------------------------------------------------------------------------------
@@ -326,16 +326,15 @@ def test_a_better_version_passes(w: World, name: str, route: str, better: Callab
     verdict = judge(better(w))
     assert verdict.failures == [], name
     assert verdict.numbers["route"] == route
-    assert verdict.refusals(None, needs_evidence=True) == []
+    assert verdict.refusals(None) == []
 
 
 def test_an_override_covers_too_little_evidence_and_no_deceit(w: World) -> None:
     short = judge(short_window(w))
-    assert short.refusals(None, needs_evidence=True)
-    assert not short.refusals("the history is three weeks old", needs_evidence=True)
-    assert not short.refusals(None, needs_evidence=False)
-    assert judge(columns_renamed(w)).refusals("trust me", needs_evidence=False)
-    assert judge(leaked_future(w)).refusals("trust me", needs_evidence=False)
+    assert short.refusals(None)
+    assert not short.refusals("the history is three weeks old")
+    assert judge(columns_renamed(w)).refusals("trust me")
+    assert judge(leaked_future(w)).refusals("trust me")
 
 
 def test_reasons_are_skipped_where_no_truth_is_known(w: World) -> None:

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.errors import DependencyDown, SnapshotUnreadable
-from feature_repo.merchants import LOOKBACK, MAX_DELAY, NOT_REPORTED, PRIOR_PAYMENTS, WINDOWS, Arrivals, snapshot_of
+from feature_repo.merchants import LOOKBACK, MAX_DELAY, PRIOR_PAYMENTS, WINDOWS, Arrivals, snapshot_of
 from feature_repo.snapshot import COLUMNS, NEUTRAL, Snapshot, no_snapshot
 from feature_repo.state import DAY, HOUR
+from feature_repo.verdicts import NEVER
 from streaming.task import TaskResult
 from tests.unit.streams import KNOWN, MERCHANTS
 from tests.unit.streams import snapshot_of as snapshot_saying
@@ -23,18 +24,25 @@ MIDNIGHT = TODAY * DAY
 
 @dataclass(frozen=True)
 class Paid:
-    """One payment: where, when it arrived, and when it was reported as fraud, if ever."""
+    """One payment: where, when it arrived, when it was reported as fraud, if ever, and when that was taken back."""
 
     merchant: str
     arrived: int
     reported: int | None = None
+    taken_back: int = NEVER
+
+
+def paid_at(merchant: str, ago: int, later: int | None, stood: int | None) -> Paid:
+    reported = None if later is None else MIDNIGHT - ago + later
+    return Paid(merchant, MIDNIGHT - ago, reported, NEVER if None in (stood, reported) else reported + stood)
 
 
 paid = st.builds(
-    lambda merchant, ago, later: Paid(merchant, MIDNIGHT - ago, None if later is None else MIDNIGHT - ago + later),
+    paid_at,
     st.sampled_from(MERCHANTS),
     st.integers(-10 * DAY, 130 * DAY),
     st.none() | st.integers(0, 80 * DAY),
+    st.none() | st.integers(1, 80 * DAY),
 )
 
 
@@ -42,11 +50,11 @@ def arrivals_of(payments: list[Paid], pieces: int = 1) -> Arrivals:
     arrivals = Arrivals()
     for piece in range(pieces):
         some = payments[piece::pieces]
-        arrivals.add(
-            pa.array([p.merchant for p in some], pa.string()),
-            np.array([p.arrived for p in some], np.int64),
-            np.array([NOT_REPORTED if p.reported is None else p.reported for p in some], np.int64),
-        )
+        days = np.array([p.arrived // DAY for p in some], np.int64)
+        arrivals.pay(pa.array([p.merchant for p in some], pa.string()), days, np.ones(len(some), np.int64))
+        frauds = [(p.merchant, p.arrived, p.reported, p.taken_back) for p in some if p.reported is not None]
+        merchants, *times = zip(*frauds, strict=True) if frauds else ((), (), (), ())
+        arrivals.report(pa.array(merchants, pa.string()), *(np.array(time, np.int64) for time in times))
     return arrivals
 
 
@@ -59,7 +67,7 @@ def rows(payments: list[Paid], day: int = TODAY) -> dict[str, tuple[float, ...]]
 def meant(payments: list[Paid], day: int) -> dict[str, tuple[float, ...]]:
     """What a snapshot should hold, counted payment by payment."""
     midnight = day * DAY
-    frauds = [p for p in payments if p.reported is not None and p.reported < midnight]
+    frauds = [p for p in payments if p.reported is not None and p.reported < midnight <= p.taken_back]
     late = [
         min(MAX_DELAY, p.reported // DAY - p.arrived // DAY)
         for p in frauds
@@ -95,7 +103,7 @@ def lately(payments: list[Paid], midnight: int) -> set[str]:
     return {
         p.merchant
         for p in payments
-        if first <= p.arrived < midnight or (p.reported is not None and first <= p.reported < midnight)
+        if first <= p.arrived < midnight or (p.reported is not None and first <= p.reported < midnight <= p.taken_back)
     }
 
 

@@ -1,0 +1,130 @@
+"""The daily rebuild of the merchant snapshots: what had arrived before midnight, for the day that began.
+
+A payment arrives when the broker says so (`ingested_at`), whatever its event time is: payments of last week that the
+demo sends today count today, as a stream that runs late would count them. Replay goes by a history's `arrival_time`,
+the same clock, so both look a payment up in the same snapshot. A label arrives when it was learnt (`label_time`).
+
+Payments are counted per merchant and day in PostgreSQL, each day once, when all of it is decided; before the stream
+began the data set of the settings says who was paid. The same day gives the same snapshot, unless labels of earlier
+days came in since.
+"""
+
+import logging
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+
+from feature_repo import verdicts
+from feature_repo.errors import DependencyDown
+from feature_repo.merchants import LOOKBACK, Arrivals, snapshot_of
+from feature_repo.settings import Settings
+from pipelines import labels, merchants, online, requests, road
+from pipelines.history import data_folder
+from pipelines.requests import Connection
+
+log = logging.getLogger("vigil.lifecycle")
+
+ROWS = 50_000  # fetched at once
+_EPOCH = date(1970, 1, 1)
+_US = pa.timestamp("us", tz="UTC")
+
+UNCOUNTED = """SELECT day::date FROM generate_series(%s::date, %s::date - 1, interval '1 day') day
+    WHERE NOT EXISTS (SELECT FROM merchant_days counted WHERE counted.day = day.day::date)"""
+COUNT = """INSERT INTO merchant_days (day, merchant, payments, first_arrival)
+    SELECT %s, merchant, count(*), min(ingested_at) FROM decisions
+    WHERE ingested_at >= %s AND ingested_at < %s AND outcome <> 'duplicate' AND revision = 1
+    GROUP BY merchant ON CONFLICT DO NOTHING"""
+COUNTED = "SELECT merchant, day, payments FROM merchant_days WHERE day >= %s AND day < %s"
+# Every label of a payment somebody spoke of lately: an older one may have begun the verdict.
+CLAIMED = """SELECT labels.transaction_id, is_fraud, label_time, source, received_at, merchant, ingested_at
+    FROM labels CROSS JOIN LATERAL (
+        SELECT merchant, ingested_at FROM decisions
+        WHERE decisions.transaction_id = labels.transaction_id AND outcome <> 'duplicate' AND revision = 1
+        ORDER BY ingested_at LIMIT 1) payment
+    WHERE label_time < %s AND transaction_id IN (
+        SELECT transaction_id FROM labels WHERE label_time >= %s AND label_time < %s)"""
+
+
+def rebuild_merchants(settings: Settings, day: date) -> None:
+    """Publish the snapshot of `day` (UTC), as the road and as Feast read it; where nothing ever arrived, nothing.
+
+    Raises DependencyDown where a server is away, and where the stream has yet to decide a payment that arrived
+    before the day.
+    """
+    _require_decided(settings, day)
+    labels.fetch(settings, settings.data)
+    first = day - timedelta(days=LOOKBACK)
+    with requests.connected(settings) as connection:
+        count_days(connection, first, day)
+        arrivals = _before_the_stream(settings, connection, day)
+        _add_payments(connection, arrivals, first, day)
+        _add_claims(connection, arrivals, first, day)
+    number = (day - _EPOCH).days
+    rows = arrivals.snapshot(number)
+    if not len(rows) and not online.has_snapshot(settings):
+        return
+    folder = data_folder(settings, settings.data)
+    folder.mkdir(parents=True, exist_ok=True)
+    merchants.keep(folder, rows, number)
+    snapshot = snapshot_of(rows, number)
+    online.publish_merchants(settings, settings.data, snapshot)
+    log.info("snapshot %s: %d merchants on %s", snapshot.id, len(rows), day)
+
+
+def _require_decided(settings: Settings, day: date) -> None:
+    for partition, (decided, until) in road.undecided_before(settings, _midnight(day)).items():
+        address = f"{settings.topic}-{partition}"
+        raise DependencyDown("stream", address, f"offsets {decided} to {until} arrived before {day} and wait")
+
+
+def count_days(connection: Connection, first: date, until: date) -> None:
+    """Count the days from `first` to before `until` that were not counted yet, and forget earlier ones."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("DELETE FROM merchant_days WHERE day < %s", (first,))
+        cursor.execute(UNCOUNTED, (first, until))
+        days = [day for (day,) in cursor.fetchall()]
+    for day in days:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(COUNT, (day, _midnight(day), _midnight(day + timedelta(days=1))))
+
+
+def _before_the_stream(settings: Settings, connection: Connection, day: date) -> Arrivals:
+    """What the data set of the settings knows of the time before the first payment the stream decided."""
+    folder = data_folder(settings, settings.data)
+    if not (folder / "history.parquet").is_file():
+        return Arrivals()
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT min(first_arrival) FROM merchant_days")
+        ((began,),) = cursor.fetchall()
+    return merchants.arrivals_of(folder, settings.data, _micros(began or _midnight(day)))
+
+
+def _add_payments(connection: Connection, arrivals: Arrivals, first: date, until: date) -> None:
+    with connection, connection.cursor("payments") as cursor:
+        cursor.execute(COUNTED, (first, until))
+        while found := cursor.fetchmany(ROWS):
+            names, days, payments = zip(*found, strict=True)
+            numbers = np.array([(day - _EPOCH).days for day in days], np.int64)
+            arrivals.pay(pa.array(names, pa.string()), numbers, np.array(payments, np.int64))
+
+
+def _add_claims(connection: Connection, arrivals: Arrivals, first: date, until: date) -> None:
+    """About payments of the stream; those about a history's are in its labels.parquet."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(CLAIMED, (_midnight(until), _midnight(first), _midnight(until)))
+        found = cursor.fetchall()
+    columns = list(zip(*found, strict=True)) or [()] * 7
+    told = [pa.array(column, field.type) for column, field in zip(columns, verdicts.LABELS, strict=False)]
+    runs = verdicts.runs(pa.Table.from_arrays(told, schema=verdicts.LABELS))
+    arrived = pa.array(columns[6], _US).cast(pa.int64())
+    payments = pa.table([told[0], pa.array(columns[5], pa.string()), arrived], schema=merchants.ARRIVED)
+    merchants.report(arrivals, verdicts.claims(runs), payments)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def _micros(time: datetime) -> int:
+    return round(time.timestamp() * 1e6)
