@@ -83,5 +83,13 @@ class Merchants:
         self.count += 1
 
 
+def snapshots_in(path: Path) -> Iterator[Snapshot]:
+    """The snapshots of a merchants.parquet, newest first: each is a row group."""
+    with pq.ParquetFile(path) as file:
+        for group in reversed(range(file.num_row_groups)):
+            for rows in file.read_row_group(group).combine_chunks().to_batches():
+                yield snapshot_of(rows, _micros(rows.column("event_timestamp"))[0].as_py() // DAY)
+
+
 def _micros(times: pa.Array) -> pa.Array:
     return times.cast(_US).cast(pa.int64())

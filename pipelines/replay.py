@@ -128,6 +128,7 @@ def replay(
     done.users, done.snapshots = len(ids), merchants.count
     if online:
         done.states_online = live.write_states(settings, ids, states)
+        live.note_seed(settings, name)
         if merchants.newest is not None:
             live.publish_merchants(settings, name, merchants.newest)
     done.seconds = time.perf_counter() - started
@@ -140,7 +141,7 @@ def _fold_history(
     """Fold every payment and write its vector; returns the last arrival, microseconds."""
     arrived = np.iinfo(np.int64).min
     with atomically(folder / "features.parquet", FEATURES_SCHEMA) as writer:
-        for payments, arrivals, total in _batches(folder, done.data):
+        for payments, arrivals, total in batches(folder, done.data):
             if arrivals[0] < arrived or (np.diff(arrivals) < 0).any():
                 rows = f"between rows {done.payments} and {done.payments + payments.num_rows}"
                 raise DataInvalid(done.data, [f"history.parquet is not sorted by arrival_time {rows}"])
@@ -158,7 +159,7 @@ def _fold_history(
     return arrived
 
 
-def _batches(folder: Path, name: str) -> Iterator[tuple[pa.RecordBatch, npt.NDArray[np.int64], int]]:
+def batches(folder: Path, name: str) -> Iterator[tuple[pa.RecordBatch, npt.NDArray[np.int64], int]]:
     """Payments of a history as SCHEMA, their arrival times in microseconds, and how many there are in all."""
     with pq.ParquetFile(folder / "history.parquet") as file:
         missing = {*SCHEMA.names, "arrival_time"} - set(file.schema_arrow.names)
