@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     gate_needs_evidence: bool = Field(
         False, description="refuse to promote where there is too little labelled evidence to judge by"
     )
+    retrain: str = Field(
+        "off", pattern="^(off|drift|weekly)$", description="when the lifecycle worker trains a challenger by itself"
+    )
     bind: str = Field("127.0.0.1", description="address our services listen on")
 
     ports: str = Field(

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 
 from feature_repo.errors import StoreUnavailable, VigilError
 from feature_repo.settings import Settings
-from pipelines import labels, requests
+from pipelines import daily, labels, requests
 from pipelines.promote import work
 from pipelines.requests import Connection
 
@@ -26,7 +26,7 @@ again the next day."""
 
 # What is due at the first look of every UTC day, in this order. The rebuild of the merchant snapshots from the
 # labels that have arrived belongs here.
-DAILY: tuple[DailyJob, ...] = ()
+DAILY: tuple[DailyJob, ...] = (daily.parity, daily.retrain)
 
 
 def run(settings: Settings, stop: threading.Event, daily: tuple[DailyJob, ...] = DAILY) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import psycopg2
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -28,6 +29,7 @@ from feature_repo.settings import Settings
 from feature_repo.slots import Slots
 from feature_repo.transaction import HISTORY_SCHEMA
 from pipelines.history import data_folder
+from pipelines.online import Seed
 from pipelines.parquet_file import Rows, atomically, written
 from pipelines.replay import FEATURES_SCHEMA
 from pipelines.requests import Connection, Cursor
@@ -35,6 +37,7 @@ from pipelines.requests import Connection, Cursor
 LIVE = "live"  # the data set's usual name
 EXPORT = "export.json"  # says that a folder is an export, and of what
 BLOCK_BYTES = 1 << 24
+COPY_ROWS = 65_536
 
 _US = pa.timestamp("us", tz="UTC")
 # Of the newest revision of each decision. The vector travels as hex: COPY's text has no shorter form of bytes.
@@ -84,8 +87,10 @@ class Exported:
     """What an export did; written as export.json. `payments` are in the history, `vectors` of them have features."""
 
     name: str
-    first: str = ""  # event days, inclusive
+    first: str = ""  # event days of the decisions, inclusive
     last: str = ""
+    history: str | None = None  # the data set that seeded the live states, where the export begins with it
+    from_history: int = 0  # of `payments`
     payments: int = 0
     vectors: int = 0
     repeated_ids: int = 0  # left out: the id was used before, too long ago for the user's state to know
@@ -97,11 +102,14 @@ class Exported:
         return asdict(self)
 
 
-def export(settings: Settings, name: str, first: date | None = None, last: date | None = None) -> Exported:
+def export(
+    settings: Settings, name: str, first: date | None = None, last: date | None = None, *, with_history: bool = False
+) -> Exported:
     """Decisions with event days `first` to `last` (inclusive, UTC; default: all) as data set `name`.
 
-    An earlier export of that name is replaced. Raises BadConfiguration for the name of an imported history and where
-    nothing was decided in the window; StoreUnavailable.
+    `with_history` begins with the history whose replay seeded the live states, if it is still what it was: its vectors
+    are what the stream would have logged. An earlier export of that name is replaced. Raises BadConfiguration for the
+    name of an imported history and where nothing was decided in the window; StoreUnavailable.
     """
     folder = data_folder(settings, name)
     if folder.exists() and any(folder.iterdir()) and not is_export(folder):
@@ -123,7 +131,12 @@ def export(settings: Settings, name: str, first: date | None = None, last: date 
                 written(partial / "history.parquet", HISTORY_SCHEMA) as history,
                 atomically(partial / "features.parquet", FEATURES_SCHEMA) as features,
             ):
-                _write(window, cursor, history, features, done)
+                seen = Slots()  # transaction ids
+                seed = Seed.newest(cursor, settings.topic) if with_history else None
+                if seed is not None and seed.stands(settings):
+                    done.history = seed.data
+                    _copy(data_folder(settings, seed.data), window, seen, history, features, done)
+                _write(window, cursor, seen, history, features, done)
             (partial / EXPORT).write_text(json.dumps(done.as_json(), indent=2) + "\n")
             shutil.rmtree(folder, ignore_errors=True)  # with what was made of it
             partial.rename(folder)
@@ -220,8 +233,27 @@ class Names:
         return self.codes[np.searchsorted(self.rows, partition << 48 | offset << 4 | 0xF, side="right") - 1]
 
 
-def _write(window: Window, cursor: Cursor, history: Rows, features: pq.ParquetWriter, done: Exported) -> None:
-    seen = Slots()
+def _copy(folder: Path, window: Window, seen: Slots, history: Rows, features: pq.ParquetWriter, done: Exported) -> None:
+    """Payments and vectors of a replayed data set, as far as they lie in the window."""
+    for path, time in ((folder / "history.parquet", "event_time"), (folder / "features.parquet", "event_timestamp")):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(COPY_ROWS):
+                at = batch.column(time)
+                inside = pc.and_(pc.greater_equal(at, window.start), pc.less(at, window.end))
+                rows = batch.filter(inside)
+                if time == "event_time":
+                    history.add(rows.select(HISTORY_SCHEMA.names).cast(HISTORY_SCHEMA))
+                    seen.place(hash_texts(rows.column("transaction_id"), "transaction_id"))
+                    done.from_history += rows.num_rows
+                    done.payments += rows.num_rows
+                else:
+                    features.write_batch(rows.select(FEATURES_SCHEMA.names).cast(FEATURES_SCHEMA))
+                    done.vectors += rows.num_rows
+
+
+def _write(
+    window: Window, cursor: Cursor, seen: Slots, history: Rows, features: pq.ParquetWriter, done: Exported
+) -> None:
     convert = pyarrow.csv.ConvertOptions(
         column_types=_COLUMNS, strings_can_be_null=True, quoted_strings_can_be_null=False
     )

@@ -84,11 +84,11 @@ class Merchants:
 
 
 def snapshots_in(path: Path) -> Iterator[Snapshot]:
-    """The snapshots of a merchants.parquet, newest first: each is a row group."""
-    with pq.ParquetFile(path) as file:
-        for group in reversed(range(file.num_row_groups)):
-            for rows in file.read_row_group(group).combine_chunks().to_batches():
-                yield snapshot_of(rows, _micros(rows.column("event_timestamp"))[0].as_py() // DAY)
+    """The snapshots of a merchants.parquet, newest first."""
+    days = pc.unique(pq.read_table(path, columns=["event_timestamp"])["event_timestamp"])
+    for day in sorted(days.to_pylist(), reverse=True):
+        rows = pq.read_table(path, filters=[("event_timestamp", "=", day)]).combine_chunks().to_batches()[0]
+        yield snapshot_of(rows, int(day.timestamp()) * 1_000_000 // DAY)
 
 
 def _micros(times: pa.Array) -> pa.Array:

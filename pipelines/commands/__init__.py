@@ -2,6 +2,6 @@
 
 from types import ModuleType
 
-from pipelines.commands import bench, data, demo, drift, features, lifecycle, model, stack, stream
+from pipelines.commands import bench, data, demo, drift, features, lifecycle, live, model, stack, stream
 
-AREAS: tuple[ModuleType, ...] = (stack, data, demo, features, model, drift, lifecycle, stream, bench)
+AREAS: tuple[ModuleType, ...] = (stack, data, demo, features, model, drift, live, lifecycle, stream, bench)

@@ -7,7 +7,7 @@ on two days in a row, or above EXTREME on one: a single odd day is no regime.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.errors import BadConfiguration
-from serving.artifact import Manifest
-from serving.reference import Histogram, Reference
+from pipelines.scoring import score_rows
+from serving.artifact import Artifact, Manifest
+from serving.reference import MOVING, Histogram, Reference
 from training import bootstrap, evaluation
 from training.bootstrap import BoolArray, FloatArray, Users
 from training.data import TrainingSet
@@ -38,11 +39,8 @@ PRECISION_DAYS = 7  # a day alone has too few frauds
 BURST = 3.0  # frauds per stolen card, so alerts vary more than independent ones (simulator, 2026-11)
 REPLICATES = 200
 
-# Shown, never an alarm. The history grows with the record, whatever people do. All payments of a day read one
-# snapshot of merchants, so their risk is a single draw a day and not a sample (PSI to 1.4 in stationary weeks).
-UNJUDGED = frozenset({"history", "merchant_risk_7d", "merchant_risk_30d"})
-
 ALERT_RATE, SCORE, REASONS, PRECISION = "alert_rate", "score_psi", "reasons_psi", "average_precision"
+AS_SCORED = "score_psi_as_scored"  # with the MOVING columns as they are: shown, never an alarm, as those columns
 FEATURE = "psi_"  # and the feature's name
 
 
@@ -102,41 +100,51 @@ class Drift:
         }
 
 
-def drift(manifest: Manifest, rows: TrainingSet, scored: npt.NDArray[np.void]) -> Drift:
-    """Of a window's `rows` as the version scored them, SCORED[n].
+def drift(artifact: Artifact, rows: TrainingSet) -> Drift:
+    """Of a window's `rows` by this version.
 
     Raises BadConfiguration for a version that was registered without a reference.
     """
+    manifest = artifact.manifest
     if manifest.reference is None:
         raise BadConfiguration(
             "this version does not say what its payments looked like in training", remedy="train a new version"
         )
+    scored = score_rows(artifact, rows)
     precision = Precision.of(manifest, rows, np.ascontiguousarray(scored["score"]))
-    days = [
-        Day(_date(day), int((rows.day == day).sum()), readings(manifest, manifest.reference, rows, scored, day))
-        for day in np.unique(rows.day)
-    ]
+    days = []
+    for day in np.unique(rows.day):
+        today = rows.day == day
+        read = readings(artifact, manifest.reference, rows.take(today), scored[today])
+        days.append(Day(_date(day), int(today.sum()), read))
     for day in days:
         day.readings[PRECISION] = precision.until(day.day)
     return Drift(days, list(alarms(days)))
 
 
 def readings(
-    manifest: Manifest, reference: Reference, rows: TrainingSet, scored: npt.NDArray[np.void], day: int
+    artifact: Artifact, reference: Reference, rows: TrainingSet, scored: npt.NDArray[np.void]
 ) -> dict[str, Reading]:
-    """Everything but average precision of one day, days since 1970."""
-    today = rows.day == day
-    score, reasons = scored["score"][today], scored["reasons"][today, 0]
+    """Everything but average precision of the rows of one day."""
+    manifest, score = artifact.manifest, scored["score"]
+    settled = score_rows(artifact, replace(rows, x=reference.settled(rows.x, rows.columns)))["score"]
+    alerts = int((score >= np.float32(manifest.threshold)).sum())
     found = {
-        ALERT_RATE: alert_rate(int((score >= np.float32(manifest.threshold)).sum()), len(score), manifest.alert_budget),
-        SCORE: shift(reference.score, score, SCORE_FLOOR, MIN_PAYMENTS),
+        ALERT_RATE: alert_rate(alerts, len(score), manifest.alert_budget),
+        SCORE: shift(reference.score, settled, SCORE_FLOOR, MIN_PAYMENTS),
+        AS_SCORED: shown(shift(reference.score, score, SCORE_FLOOR, MIN_PAYMENTS)),
     }
     for name in manifest.columns:
-        values = rows.x[today, rows.columns.index(name)]
-        reading = shift(reference.features[name], values, FEATURE_FLOOR, MIN_PAYMENTS)
-        found[FEATURE + name] = Reading(reading.value, None, reading.seen) if name in UNJUDGED else reading
-    found[REASONS] = shift(reference.reasons, reasons[score >= reference.reasons_from], REASON_FLOOR, MIN_REASONS)
+        reading = shift(reference.features[name], rows.x[:, rows.columns.index(name)], FEATURE_FLOOR, MIN_PAYMENTS)
+        found[FEATURE + name] = shown(reading) if name in MOVING else reading
+    reasons = scored["reasons"][score >= reference.reasons_from, 0]
+    found[REASONS] = shift(reference.reasons, reasons, REASON_FLOOR, MIN_REASONS)
     return found
+
+
+def shown(reading: Reading) -> Reading:
+    """A number to look at, which is not judged."""
+    return replace(reading, strength=None)
 
 
 def alert_rate(alerts: int, payments: int, budget: float) -> Reading:

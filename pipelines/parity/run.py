@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from pipelines.replay import batches
 from pipelines.requests import Cursor
 from training.registration import mlflow_client
 
-SAMPLE = 1_000  # offsets drawn
+SAMPLE = 1_000  # decided offsets drawn
 EXAMPLES = 20  # mismatches told one by one
 READ_RECORDS = 50_000  # at a time
 SILENCE_S = 30.0  # of Kafka, after which it is taken to be away
@@ -75,14 +75,6 @@ def check(settings: Settings, sample: int = SAMPLE, seed: int | None = None) -> 
         found = _checked(settings, cursor, seeded, drawn)
     publish(settings, found)
     return found
-
-
-def daily(settings: Settings, day: date) -> None:
-    """The lifecycle worker's: a mismatch is logged as the error it is. Raises ParityBroken, DependencyDown."""
-    try:
-        require(check(settings))
-    except BadConfiguration:
-        return  # nothing was decided yet
 
 
 def require(parity: Parity) -> None:

@@ -10,7 +10,6 @@ import pytest
 from feature_repo.errors import BadConfiguration
 from pipelines.drift import report
 from pipelines.drift.judge import FEATURE, PRECISION, SCORE, Day, Drift, Reading, alarms, alert_rate, drift
-from pipelines.scoring import score_rows
 from serving import artifact
 from serving.artifact import Artifact, Manifest
 from serving.reference import Histogram
@@ -32,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 def judged(model: Artifact, rows: TrainingSet) -> Drift:
-    return drift(model.manifest, rows, score_rows(model, rows))
+    return drift(model, rows)
 
 
 def moved(rows: TrainingSet, from_day: int) -> TrainingSet:
@@ -120,7 +119,7 @@ def test_average_precision_waits_for_mature_labels(model: Artifact) -> None:
 def test_a_version_without_a_reference_is_told_so(model: Artifact) -> None:
     rows = tables.training_set()
     with pytest.raises(BadConfiguration, match="looked like in training"):
-        drift(replace(model.manifest, reference=None), rows, score_rows(model, rows))
+        drift(replace(model, manifest=replace(model.manifest, reference=None)), rows)
 
 
 def test_page_and_metrics_hold_every_day(model: Artifact, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 from feature_repo.settings import Settings
 from pipelines.drift.judge import Drift, drift
 from pipelines.replay import replay
-from pipelines.scoring import score_rows
 from pipelines.simulator import folder, world
 from pipelines.simulator.world import Options
 from serving import artifact
@@ -43,7 +42,7 @@ def watched(home: Path, regime: bool) -> tuple[Drift, date]:
     path = home / "model.onnx"
     model = artifact.load(path, artifact.save(path, fitted.model, fitted.manifest))
     later = rows(begins, options.start + timedelta(days=days))
-    return drift(model.manifest, later, score_rows(model, later)), begins
+    return drift(model, later), begins
 
 
 @pytest.mark.parametrize("regime", [False, True])
