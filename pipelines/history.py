@@ -48,6 +48,7 @@ ARRIVAL_TIME, LABEL, LABEL_TIME, DUPLICATE, CSV_ROW = (
 _US = pa.timestamp("us", tz="UTC")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
 _STALE = (
+    "export.json",
     "features.parquet",
     "states.parquet",
     "merchants.parquet",

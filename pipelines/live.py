@@ -31,11 +31,10 @@ from feature_repo.transaction import HISTORY_SCHEMA
 from pipelines.history import data_folder
 from pipelines.online import Seed
 from pipelines.parquet_file import Rows, atomically, written
-from pipelines.replay import FEATURES_SCHEMA
+from pipelines.replay import EXPORT, FEATURES_SCHEMA
 from pipelines.requests import Connection, Cursor
 
 LIVE = "live"  # the data set's usual name
-EXPORT = "export.json"  # says that a folder is an export, and of what
 BLOCK_BYTES = 1 << 24
 COPY_ROWS = 65_536
 

@@ -31,6 +31,7 @@ from pipelines import online as live
 from pipelines.merchants import Merchants
 from pipelines.parquet_file import atomically
 
+EXPORT = "export.json"  # says that a data set's vectors are those the stream logged
 BATCH_ROWS = 65_536  # rows held at once; also the row group of features.parquet
 SNAPSHOT_ROWS = 8_192  # 16 MB of records per row group
 
@@ -111,12 +112,14 @@ def replay(
 
     With `online` the states and the newest snapshot of merchants go where the stream looks for them, its
     offsets untouched; that is refused (StatesInUse) once the stream has decided anything, unless `force`.
-    Raises BadConfiguration without a history, DataInvalid where it is not in order of arrival.
+    Raises BadConfiguration without a history and for an export of live decisions, DataInvalid where it is not in order of arrival.
     """
     started = time.perf_counter()
     folder = settings.home / "data" / name
     if not (folder / "history.parquet").is_file():
         raise BadConfiguration(f"no history in {folder}", remedy="vigil simulate or vigil import")
+    if (folder / EXPORT).is_file():
+        raise BadConfiguration(f"the vectors of {name} are those the stream logged, from states a replay does not know")
     if online and not force:
         live.refuse_if_streaming(settings)
     done, users = Replayed(name), Users()

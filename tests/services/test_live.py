@@ -13,6 +13,7 @@ from feature_repo.errors import BadConfiguration
 from feature_repo.features import NAMES
 from feature_repo.settings import Settings
 from pipelines import live, quality
+from pipelines.replay import replay
 from streaming.rows import DECISION_COLUMNS
 from tests.cases.decided import Stream
 from training.data import load_training_set
@@ -117,6 +118,12 @@ def test_vectors_of_another_catalogue_are_left_out_and_counted(stream: Stream, s
                        " AND kafka_partition = 0", (other.settings.topic,))  # fmt: skip
     older = export(other)
     assert older.payments == 24 and 0 < older.of_other_features == 24 - older.vectors
+
+
+def test_it_is_not_replayed(stream: Stream) -> None:
+    done = export(stream)
+    with pytest.raises(BadConfiguration, match="the stream logged"):
+        replay(stream.settings, done.name)
 
 
 def test_what_cannot_be_exported_is_said(stream: Stream) -> None:
