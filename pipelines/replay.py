@@ -112,7 +112,8 @@ def replay(
 
     With `online` the states and the newest snapshot of merchants go where the stream looks for them, its
     offsets untouched; that is refused (StatesInUse) once the stream has decided anything, unless `force`.
-    Raises BadConfiguration without a history and for an export of live decisions, DataInvalid where it is not in order of arrival.
+    Raises BadConfiguration without a history and for an export of live decisions, DataInvalid where it is not in order
+    of arrival.
     """
     started = time.perf_counter()
     folder = settings.home / "data" / name

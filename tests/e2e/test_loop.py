@@ -1,14 +1,16 @@
 """The loop, once around on real servers: habits change, drift is seen, a challenger is trained, judged and promoted.
 
-A hundred and five simulated days end yesterday. The stream is seeded with the first 56 and decides the others; habits
+There are a hundred and five simulated days. The stream is seeded with the first 56 and decides the others; habits
 change on day 61. The champion knows days 28 to 55.
 """
 
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import psycopg2
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.settings import Settings
@@ -35,7 +37,7 @@ from training.train import train
 
 WARM_UP, TRAINED, CHANGES, DAYS = 28, 56, 61, 105  # the day that follows each; DAYS in all
 RETRAINED = 90  # the day on which somebody retrains: by then a month's labels after the change are mature
-START = datetime.now(UTC).date() - timedelta(days=DAYS)
+START = date(2025, 1, 6)  # whatever today is, the same payments
 PAST, WHOLE = "past", "whole"  # data sets: what seeds the stream, and all of it with its labels
 SMALL = ("updates=100", "seeds=1", "folds=2", "baselines=false", "alert_budget=0.01")
 DECIDED_S = 240.0
@@ -53,9 +55,11 @@ def stack(hermetic: None) -> Iterator[Stack]:
         stack.up(SERVERS)
         settings, home = stack.settings, stack.settings.home
         options = Options(users=1_000, seed=1, start=START, prevalence=0.03, regime_day=CHANGES)
-        for name, days in ((WHOLE, DAYS), (PAST, TRAINED)):
-            folder.write(world.build(options), days, home / name)
-            import_history(settings, home / name / folder.HISTORY, name)
+        folder.write(world.build(options), DAYS, home / WHOLE)
+        history = pq.read_table(home / WHOLE / folder.HISTORY)
+        pq.write_table(history.filter(pc.less(history["arrival_time"], on(TRAINED))), home / f"{PAST}.parquet")
+        import_history(settings, home / WHOLE / folder.HISTORY, WHOLE)
+        import_history(settings, home / f"{PAST}.parquet", PAST)
         replay(settings, WHOLE)
         replay(settings, PAST, online=True)
         yield stack
@@ -66,7 +70,7 @@ def stack(hermetic: None) -> Iterator[Stack]:
 def decide(settings: Settings, first: int, last: int) -> None:
     """The payments of these days, through the road."""
     days = (START + timedelta(days=first), START + timedelta(days=last))
-    payments = from_history(settings, WHOLE, SystemClock(), shift_to_now=False, count=None, first=days[0], last=days[1])
+    payments = from_history(settings, WHOLE, SystemClock(), first=days[0], last=days[1])
     produce(settings, payments)
     assert look.settle(settings, DECIDED_S, search=False).complete
 
