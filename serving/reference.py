@@ -52,8 +52,8 @@ class Histogram:
 
 
 # Columns that move whatever people do: the history grows with the record, and all payments of a day read one snapshot
-# of merchants, so their risk is a single draw a day and not a sample.
-MOVING = ("history", "merchant_risk_7d", "merchant_risk_30d")
+# of merchants, so their volume and risk are a single draw a day and not a sample.
+MOVING = ("history", "merchant_volume_30d", "merchant_risk_7d", "merchant_risk_30d")
 
 
 @dataclass(frozen=True)

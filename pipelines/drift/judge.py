@@ -2,10 +2,11 @@
 
 In the order of MODELS.md §4: alert rate at the fixed threshold, score PSI, PSI of each feature, mix of reasons,
 average precision once labels are there. Every statistic is brought to one number, its strength: the distance from
-the reference over the most that sampling error, ordinary days and a floor explain. An alarm is a strength above 1
-on two days in a row, or above EXTREME on one: a single odd day is no regime.
+the reference over the most that sampling error, ordinary days and a floor explain. An alarm is two days in a row whose
+strengths have a geometric mean above 1, or one day above EXTREME: a single odd day is no regime.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
@@ -29,9 +30,9 @@ SIGMAS = 4.0  # 30 statistics on 56 days: 1,700 chances of an accident
 EXTREME = 3.0  # strength that needs no second day
 
 # Simulator, 2026-11: in eight stationary weeks scores move by a PSI of up to 0.03 beyond ordinary days once the MOVING
-# columns are settled (0.28 as served), features by up to 0.02; its regime change moves amounts by 0.08 to 0.13.
+# columns are settled (0.28 as served), the others by up to 0.02; its regime change moves amounts by 0.08 to 0.13.
 SCORE_FLOOR = 0.05
-FEATURE_FLOOR = 0.05
+FEATURE_FLOOR = 0.04
 REASON_FLOOR = 0.1
 ALERT_FACTOR = 2.0  # alert rate over budget, or budget over alert rate
 PRECISION_SHARE = 0.5  # of the average precision at training, below which it is lost
@@ -67,7 +68,7 @@ class Day:
 
 @dataclass(frozen=True)
 class Alarm:
-    """`days` in a row that the statistic has been beyond its limit, up to and including `day`."""
+    """`strength` is that of the `days`, one or two, up to and including `day`; `value` that day's."""
 
     day: date
     statistic: str
@@ -202,17 +203,19 @@ class Precision:
 
 
 def alarms(days: list[Day]) -> Iterator[Alarm]:
-    """Every day and statistic that calls for attention: the second day in a row beyond the limit, or one extreme."""
-    beyond: dict[str, tuple[date, int]] = {}  # statistic -> last day beyond its limit, how many in a row
+    """Every day and statistic that calls for attention: together with the day before, or extreme by itself."""
+    before: dict[str, tuple[date, float]] = {}  # statistic -> last day it was judged, and its strength
     for day in days:
         for name, reading in day.readings.items():
-            if reading.strength is None or reading.value is None or reading.strength <= 1:
+            if reading.strength is None or reading.value is None:
                 continue
-            last, count = beyond.get(name, (date.min, 0))
-            count = count + 1 if day.day - last == timedelta(days=1) else 1
-            beyond[name] = (day.day, count)
-            if count >= 2 or reading.strength > EXTREME:
-                yield Alarm(day.day, name, reading.value, reading.strength, count)
+            last, strength = before.get(name, (date.min, 0.0))
+            before[name] = (day.day, reading.strength)
+            both = math.sqrt(strength * reading.strength) if day.day - last == timedelta(days=1) else 0.0
+            if both > 1:
+                yield Alarm(day.day, name, reading.value, both, 2)
+            elif reading.strength > EXTREME:
+                yield Alarm(day.day, name, reading.value, reading.strength, 1)
 
 
 _EPOCH = date(1970, 1, 1).toordinal()

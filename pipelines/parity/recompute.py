@@ -77,7 +77,7 @@ class Recomputation:
     """States of the sampled users, folded from nothing: first a history, where one seeded them, then the log."""
 
     def __init__(self, settings: Settings, sample: Iterable[Logged], snapshots: Mapping[str, Snapshot]) -> None:
-        """`snapshots` by id, every one that the sample names."""
+        """`snapshots` by id; a decision whose snapshot is not among them cannot be checked, but its payment counts."""
         self._settings = settings
         self._sample = {one.place: one for one in sample}
         self._snapshots = snapshots
@@ -124,7 +124,7 @@ class Recomputation:
 
         def look_up(merchants: Hashes) -> Stats:
             values = no_snapshot(merchants)
-            for name in set(named) - {""}:
+            for name in set(named) & set(self._snapshots):
                 values[named == name] = self._snapshots[name].look_up(merchants[named == name])
             return values
 
