@@ -350,6 +350,19 @@ class StatesInUse(VigilError):
         )
 
 
+class ParityBroken(VigilError):
+    """Features the stream logged are not those the raw payments give."""
+
+    code = "PARITY_BROKEN"
+    exit_code = 10
+    remedy = "vigil parity --json names them"
+
+    def __init__(self, mismatched: int, checked: int) -> None:
+        super().__init__(f"{mismatched} of {checked} decisions have other features than their raw payments give")
+        self.mismatched = mismatched
+        self.checked = checked
+
+
 class RecordViewReadOnly(VigilError):
     """Feast was asked to write a view whose rows are state records: only the stream writes those."""
 

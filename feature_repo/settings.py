@@ -61,6 +61,9 @@ class Settings(BaseSettings):
         "demo", pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", description="data set whose features Feast serves offline"
     )
 
+    retrain: str = Field(
+        "off", pattern="^(off|drift|weekly)$", description="when the lifecycle worker trains a challenger by itself"
+    )
     bind: str = Field("127.0.0.1", description="address our services listen on")
 
     ports: str = Field(

@@ -56,6 +56,7 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
 _HISTORY = "history.parquet"
 _STALE = (
     "import.json",
+    "export.json",
     "features.parquet",
     "states.parquet",
     "merchants.parquet",

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 
 from feature_repo.errors import Family, StoreUnavailable, VigilError
 from feature_repo.settings import Settings
-from pipelines import labels, requests
+from pipelines import daily, labels, requests
 from pipelines.promote import work
 from pipelines.rebuild import rebuild_merchants
 from pipelines.requests import Connection
@@ -28,7 +28,7 @@ DailyJob = Callable[[Settings, date], None]
 RETRY is tried again soon, any other the next day."""
 
 # What is due at the first look of every UTC day, in this order.
-DAILY: tuple[DailyJob, ...] = (rebuild_merchants,)
+DAILY: tuple[DailyJob, ...] = (rebuild_merchants, daily.parity, daily.retrain)
 
 
 def run(settings: Settings, stop: threading.Event, daily: tuple[DailyJob, ...] = DAILY) -> None:

@@ -125,5 +125,13 @@ class Merchants:
         self.count += 1
 
 
+def snapshots_in(path: Path) -> Iterator[Snapshot]:
+    """The snapshots of a merchants.parquet, newest first."""
+    days = pc.unique(pq.read_table(path, columns=["event_timestamp"])["event_timestamp"])
+    for day in sorted(days.to_pylist(), reverse=True):
+        rows = pq.read_table(path, filters=[("event_timestamp", "=", day)]).combine_chunks().to_batches()[0]
+        yield snapshot_of(rows, int(day.timestamp()) * 1_000_000 // DAY)
+
+
 def _micros(times: pa.Array) -> pa.Array:
     return times.cast(_US).cast(pa.int64())

@@ -1,10 +1,15 @@
 """What a replayed history leaves behind, into the live online store: user states and the newest snapshot."""
 
+import getpass
+import hashlib
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import redis
+from psycopg2.extras import Json
 
 from feature_repo.errors import StatesInUse, StoreUnavailable
 from feature_repo.hashing import partitions_of
@@ -13,8 +18,11 @@ from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot
 from feature_repo.snapshot_store import SnapshotStore
 from feature_repo.state import STATE_BYTES, States
+from pipelines.history import data_folder
+from pipelines.requests import Cursor, connected
 from streaming.ledger import Ledger
 
+SEEDED = "seed_states"  # in the audit log
 KEYS_PER_COMMAND = 1_000  # 2 MB: short enough that other clients of Redis do not notice
 
 
@@ -28,6 +36,51 @@ def refuse_if_streaming(settings: Settings) -> None:
     if decided:
         partition, until = max(decided.items(), key=lambda item: item[1])
         raise StatesInUse(settings.topic, partition, until)
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A history that was folded into the live states: which, what it was, and which offsets the log goes on from."""
+
+    data: str
+    history_sha256: str
+    positions: dict[int, int]  # by partition; empty for a stream that had decided nothing
+
+    @classmethod
+    def newest(cls, cursor: Cursor, topic: str) -> "Seed | None":
+        """The last one; None where the live states began empty."""
+        cursor.execute(
+            "SELECT after FROM audit WHERE action = %s AND subject = %s ORDER BY id DESC LIMIT 1", (SEEDED, topic)
+        )
+        row = cursor.fetchone()
+        if row is None:
+            return None
+        positions = {int(partition): int(until) for partition, until in row[0]["positions"].items()}
+        return cls(row[0]["data"], row[0]["history_sha256"], positions)
+
+    def stands(self, settings: Settings) -> bool:
+        """Whether the data set's history is still the one that was folded."""
+        path = data_folder(settings, self.data) / "history.parquet"
+        return path.is_file() and _sha256(path) == self.history_sha256
+
+
+def note_seed(settings: Settings, name: str) -> None:
+    """Keep in the audit log that this data set's states are the live ones now: nothing else could tell. Raises
+    StoreUnavailable."""
+    with connected(settings) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SELECT kafka_partition, committed_until FROM ledger WHERE kafka_topic = %s", (settings.topic,))
+        positions = dict(cursor.fetchall())
+        digest = _sha256(data_folder(settings, name) / "history.parquet")
+        after = {"data": name, "history_sha256": digest, "positions": positions}
+        cursor.execute(
+            "INSERT INTO audit (actor, action, subject, after) VALUES (%s, %s, %s, %s)",
+            (getpass.getuser(), SEEDED, settings.topic, Json(after)),
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def write_states(settings: Settings, ids: pa.Array, states: States) -> int:

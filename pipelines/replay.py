@@ -31,6 +31,7 @@ from pipelines import online as live
 from pipelines.merchants import Merchants
 from pipelines.parquet_file import atomically
 
+EXPORT = "export.json"  # says that a data set's vectors are those the stream logged
 BATCH_ROWS = 65_536  # rows held at once; also the row group of features.parquet
 SNAPSHOT_ROWS = 8_192  # 16 MB of records per row group
 
@@ -111,12 +112,15 @@ def replay(
 
     With `online` the states and the newest snapshot of merchants go where the stream looks for them, its
     offsets untouched; that is refused (StatesInUse) once the stream has decided anything, unless `force`.
-    Raises BadConfiguration without a history, DataInvalid where it is not in order of arrival.
+    Raises BadConfiguration without a history and for an export of live decisions, DataInvalid where it is not in order
+    of arrival.
     """
     started = time.perf_counter()
     folder = settings.home / "data" / name
     if not (folder / "history.parquet").is_file():
         raise BadConfiguration(f"no history in {folder}", remedy="vigil simulate or vigil import")
+    if (folder / EXPORT).is_file():
+        raise BadConfiguration(f"the vectors of {name} are those the stream logged, from states a replay does not know")
     if online and not force:
         live.refuse_if_streaming(settings)
     done, users = Replayed(name), Users()
@@ -128,6 +132,7 @@ def replay(
     done.users, done.snapshots = len(ids), merchants.count
     if online:
         done.states_online = live.write_states(settings, ids, states)
+        live.note_seed(settings, name)
         if merchants.newest is not None:
             live.publish_merchants(settings, name, merchants.newest)
     done.seconds = time.perf_counter() - started
@@ -140,7 +145,7 @@ def _fold_history(
     """Fold every payment and write its vector; returns the last arrival, microseconds."""
     arrived = np.iinfo(np.int64).min
     with atomically(folder / "features.parquet", FEATURES_SCHEMA) as writer:
-        for payments, arrivals, total in _batches(folder, done.data):
+        for payments, arrivals, total in batches(folder, done.data):
             if arrivals[0] < arrived or (np.diff(arrivals) < 0).any():
                 rows = f"between rows {done.payments} and {done.payments + payments.num_rows}"
                 raise DataInvalid(done.data, [f"history.parquet is not sorted by arrival_time {rows}"])
@@ -158,7 +163,7 @@ def _fold_history(
     return arrived
 
 
-def _batches(folder: Path, name: str) -> Iterator[tuple[pa.RecordBatch, npt.NDArray[np.int64], int]]:
+def batches(folder: Path, name: str) -> Iterator[tuple[pa.RecordBatch, npt.NDArray[np.int64], int]]:
     """Payments of a history as SCHEMA, their arrival times in microseconds, and how many there are in all."""
     with pq.ParquetFile(folder / "history.parquet") as file:
         missing = {*SCHEMA.names, "arrival_time"} - set(file.schema_arrow.names)

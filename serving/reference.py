@@ -5,7 +5,7 @@ were nothing changed: two samples of one distribution, n and m values in k bins,
 a standard deviation of sqrt(2(k - 1))(1/n + 1/m) (Yurdakul, Statistical Properties of PSI, 2018).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,18 +51,37 @@ class Histogram:
         return cls(tuple(map(float, values["edges"])), tuple(map(int, values["counts"])), float(values["usual"]))
 
 
+# Columns that move whatever people do: the history grows with the record, and all payments of a day read one snapshot
+# of merchants, so their volume and risk are a single draw a day and not a sample.
+MOVING = ("history", "merchant_volume_30d", "merchant_risk_7d", "merchant_risk_30d")
+
+
 @dataclass(frozen=True)
 class Reference:
     """Of a version: anomaly scores of the calibration window's payments, raw features of the training window's.
 
     `reasons` counts the first reasons, by their code, of payments that score `reasons_from` or more: a level that
-    an alert budget does not move.
+    an alert budget does not move. `quantiles` are those of the MOVING columns, evenly spaced, least and most included.
     """
 
     score: Histogram
     features: dict[str, Histogram]
     reasons: Histogram
     reasons_from: float
+    quantiles: dict[str, tuple[float, ...]] = field(
+        default_factory=dict
+    )  # empty in versions from before there were any
+
+    def settled(self, x: npt.NDArray[np.float32], columns: tuple[str, ...]) -> npt.NDArray[np.float32]:
+        """Rows [n, columns] with each MOVING column distributed as in training, every row keeping its rank in it."""
+        x = x.copy()
+        for name, quantiles in self.quantiles.items():
+            values = x[:, columns.index(name)]
+            ranked = np.sort(values)
+            places = np.searchsorted(ranked, values, "left") + np.searchsorted(ranked, values, "right")
+            grid = np.linspace(0, 1, len(quantiles))
+            x[:, columns.index(name)] = np.interp(places / (2 * len(values)), grid, quantiles)
+        return x
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Reference":
@@ -71,4 +90,5 @@ class Reference:
             features={name: Histogram.from_json(one) for name, one in values["features"].items()},
             reasons=Histogram.from_json(values["reasons"]),
             reasons_from=float(values["reasons_from"]),
+            quantiles={name: tuple(map(float, one)) for name, one in values.get("quantiles", {}).items()},
         )

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.features import REASONS
-from serving.reference import Histogram, Reference
+from serving.reference import MOVING, Histogram, Reference
 from serving.scorer import with_reasons
 from training.data import TrainingSet
 from training.heldout import HeldOut
@@ -15,6 +15,7 @@ from training.heldout import HeldOut
 FloatArray = npt.NDArray[np.float32]
 
 BINS = 10  # at most; a value that many payments share takes the place of several
+QUANTILES = 201
 REASONS_FROM = 0.5  # score of one ordinary payment in a hundred
 
 
@@ -29,7 +30,14 @@ def reference(data: TrainingSet, held: HeldOut, scores: FloatArray, kept: tuple[
         features={data.columns[place]: _described(data.x[:, place], data.day) for place in kept},
         reasons=_filled(codes, reasons[high], rows.day[high]),
         reasons_from=REASONS_FROM,
+        quantiles={
+            data.columns[place]: _quantiles(data.x[:, place]) for place in kept if data.columns[place] in MOVING
+        },
     )
+
+
+def _quantiles(values: FloatArray) -> tuple[float, ...]:
+    return tuple(map(float, np.quantile(values, np.linspace(0, 1, QUANTILES))))
 
 
 def _described(values: FloatArray, day: npt.NDArray[np.int64]) -> Histogram:

@@ -2,6 +2,8 @@
 
 from types import ModuleType
 
-from pipelines.commands import bench, challenger, data, demo, drift, features, lifecycle, model, stack, stream
+from pipelines.commands import bench, challenger, data, demo, drift, features, lifecycle, live, model, stack, stream
 
-AREAS: tuple[ModuleType, ...] = (stack, data, demo, features, model, challenger, drift, lifecycle, stream, bench)
+AREAS: tuple[ModuleType, ...] = (
+    stack, data, demo, features, model, challenger, drift, live, lifecycle, stream, bench
+)  # fmt: skip

@@ -2,12 +2,13 @@
 
 In the order of MODELS.md §4: alert rate at the fixed threshold, score PSI, PSI of each feature, mix of reasons,
 average precision once labels are there. Every statistic is brought to one number, its strength: the distance from
-the reference over the most that sampling error, ordinary days and a floor explain. An alarm is a strength above 1
-on two days in a row, or above EXTREME on one: a single odd day is no regime.
+the reference over the most that sampling error, ordinary days and a floor explain. An alarm is two days in a row whose
+strengths have a geometric mean above 1, or one day above EXTREME: a single odd day is no regime.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.errors import BadConfiguration
-from serving.artifact import Manifest
-from serving.reference import Histogram, Reference
+from pipelines.scoring import score_rows
+from serving.artifact import Artifact, Manifest
+from serving.reference import MOVING, Histogram, Reference
 from training import bootstrap, evaluation
 from training.bootstrap import BoolArray, FloatArray, Users
 from training.data import TrainingSet
@@ -27,10 +29,10 @@ MIN_FRAUDS = 30  # reported, of the days whose average precision is taken
 SIGMAS = 4.0  # 30 statistics on 56 days: 1,700 chances of an accident
 EXTREME = 3.0  # strength that needs no second day
 
-# Simulator, 2026-11: over eight stationary weeks users' growing histories move the scores by a PSI of up to 0.11 and
-# features by up to 0.02 beyond ordinary days; its regime change moves amounts by 0.08 to 0.12 and scores by 0.02.
-SCORE_FLOOR = 0.1
-FEATURE_FLOOR = 0.05
+# Simulator, 2026-11: in eight stationary weeks scores move by a PSI of up to 0.03 beyond ordinary days once the MOVING
+# columns are settled (0.28 as served), the others by up to 0.02; its regime change moves amounts by 0.08 to 0.13.
+SCORE_FLOOR = 0.05
+FEATURE_FLOOR = 0.04
 REASON_FLOOR = 0.1
 ALERT_FACTOR = 2.0  # alert rate over budget, or budget over alert rate
 PRECISION_SHARE = 0.5  # of the average precision at training, below which it is lost
@@ -38,11 +40,8 @@ PRECISION_DAYS = 7  # a day alone has too few frauds
 BURST = 3.0  # frauds per stolen card, so alerts vary more than independent ones (simulator, 2026-11)
 REPLICATES = 200
 
-# Shown, never an alarm. The history grows with the record, whatever people do. All payments of a day read one
-# snapshot of merchants, so their risk is a single draw a day and not a sample (PSI to 1.4 in stationary weeks).
-UNJUDGED = frozenset({"history", "merchant_risk_7d", "merchant_risk_30d"})
-
 ALERT_RATE, SCORE, REASONS, PRECISION = "alert_rate", "score_psi", "reasons_psi", "average_precision"
+AS_SERVED = "score_psi_as_served"  # with the MOVING columns as they are: shown and never judged, as they themselves
 FEATURE = "psi_"  # and the feature's name
 
 
@@ -69,7 +68,7 @@ class Day:
 
 @dataclass(frozen=True)
 class Alarm:
-    """`days` in a row that the statistic has been beyond its limit, up to and including `day`."""
+    """`strength` is that of the `days`, one or two, up to and including `day`; `value` that day's."""
 
     day: date
     statistic: str
@@ -102,41 +101,51 @@ class Drift:
         }
 
 
-def drift(manifest: Manifest, rows: TrainingSet, scored: npt.NDArray[np.void]) -> Drift:
-    """Of a window's `rows` as the version scored them, SCORED[n].
+def drift(artifact: Artifact, rows: TrainingSet) -> Drift:
+    """Of a window's `rows` by this version.
 
     Raises BadConfiguration for a version that was registered without a reference.
     """
+    manifest = artifact.manifest
     if manifest.reference is None:
         raise BadConfiguration(
             "this version does not say what its payments looked like in training", remedy="train a new version"
         )
+    scored = score_rows(artifact, rows)
     precision = Precision.of(manifest, rows, np.ascontiguousarray(scored["score"]))
-    days = [
-        Day(_date(day), int((rows.day == day).sum()), readings(manifest, manifest.reference, rows, scored, day))
-        for day in np.unique(rows.day)
-    ]
+    days = []
+    for day in np.unique(rows.day):
+        today = rows.day == day
+        read = readings(artifact, manifest.reference, rows.take(today), scored[today])
+        days.append(Day(_date(day), int(today.sum()), read))
     for day in days:
         day.readings[PRECISION] = precision.until(day.day)
     return Drift(days, list(alarms(days)))
 
 
 def readings(
-    manifest: Manifest, reference: Reference, rows: TrainingSet, scored: npt.NDArray[np.void], day: int
+    artifact: Artifact, reference: Reference, rows: TrainingSet, scored: npt.NDArray[np.void]
 ) -> dict[str, Reading]:
-    """Everything but average precision of one day, days since 1970."""
-    today = rows.day == day
-    score, reasons = scored["score"][today], scored["reasons"][today, 0]
+    """Everything but average precision of the rows of one day."""
+    manifest, score = artifact.manifest, scored["score"]
+    settled = score_rows(artifact, replace(rows, x=reference.settled(rows.x, rows.columns)))["score"]
+    alerts = int((score >= np.float32(manifest.threshold)).sum())
     found = {
-        ALERT_RATE: alert_rate(int((score >= np.float32(manifest.threshold)).sum()), len(score), manifest.alert_budget),
-        SCORE: shift(reference.score, score, SCORE_FLOOR, MIN_PAYMENTS),
+        ALERT_RATE: alert_rate(alerts, len(score), manifest.alert_budget),
+        SCORE: shift(reference.score, settled, SCORE_FLOOR, MIN_PAYMENTS),
+        AS_SERVED: shown(shift(reference.score, score, SCORE_FLOOR, MIN_PAYMENTS)),
     }
     for name in manifest.columns:
-        values = rows.x[today, rows.columns.index(name)]
-        reading = shift(reference.features[name], values, FEATURE_FLOOR, MIN_PAYMENTS)
-        found[FEATURE + name] = Reading(reading.value, None, reading.seen) if name in UNJUDGED else reading
-    found[REASONS] = shift(reference.reasons, reasons[score >= reference.reasons_from], REASON_FLOOR, MIN_REASONS)
+        reading = shift(reference.features[name], rows.x[:, rows.columns.index(name)], FEATURE_FLOOR, MIN_PAYMENTS)
+        found[FEATURE + name] = shown(reading) if name in MOVING else reading
+    reasons = scored["reasons"][score >= reference.reasons_from, 0]
+    found[REASONS] = shift(reference.reasons, reasons, REASON_FLOOR, MIN_REASONS)
     return found
+
+
+def shown(reading: Reading) -> Reading:
+    """A number to look at, which is not judged."""
+    return replace(reading, strength=None)
 
 
 def alert_rate(alerts: int, payments: int, budget: float) -> Reading:
@@ -194,17 +203,19 @@ class Precision:
 
 
 def alarms(days: list[Day]) -> Iterator[Alarm]:
-    """Every day and statistic that calls for attention: the second day in a row beyond the limit, or one extreme."""
-    beyond: dict[str, tuple[date, int]] = {}  # statistic -> last day beyond its limit, how many in a row
+    """Every day and statistic that calls for attention: together with the day before, or extreme by itself."""
+    before: dict[str, tuple[date, float]] = {}  # statistic -> last day it was judged, and its strength
     for day in days:
         for name, reading in day.readings.items():
-            if reading.strength is None or reading.value is None or reading.strength <= 1:
+            if reading.strength is None or reading.value is None:
                 continue
-            last, count = beyond.get(name, (date.min, 0))
-            count = count + 1 if day.day - last == timedelta(days=1) else 1
-            beyond[name] = (day.day, count)
-            if count >= 2 or reading.strength > EXTREME:
-                yield Alarm(day.day, name, reading.value, reading.strength, count)
+            last, strength = before.get(name, (date.min, 0.0))
+            before[name] = (day.day, reading.strength)
+            both = math.sqrt(strength * reading.strength) if day.day - last == timedelta(days=1) else 0.0
+            if both > 1:
+                yield Alarm(day.day, name, reading.value, both, 2)
+            elif reading.strength > EXTREME:
+                yield Alarm(day.day, name, reading.value, reading.strength, 1)
 
 
 _EPOCH = date(1970, 1, 1).toordinal()

@@ -62,9 +62,10 @@ def sentences(said: dict[str, Any], drift: Drift) -> list[str]:
         )
     first = {alarm.statistic: alarm for alarm in reversed(drift.alarms)}
     for alarm in sorted(first.values(), key=lambda alarm: alarm.day):
+        days = "with the day before " if alarm.days == 2 else "by itself "
         told.append(
-            f"Alarm {alarm.day}: {alarm.statistic} is {alarm.value:.3g}, {alarm.strength:.1f} times what chance and "
-            f"ordinary days explain, on day {alarm.days} in a row."
+            f"Alarm {alarm.day}: {alarm.statistic} is {alarm.value:.3g}, {days}{alarm.strength:.1f} times what chance "
+            "and ordinary days explain."
         )
     return told if first else [*told, "No alarm."]
 
@@ -97,7 +98,7 @@ def page(said: dict[str, Any], drift: Drift) -> str:
     ]
     parts.append(
         "<p>PSI is what lies beyond the mean of a sample without drift, so it may be below 0. An exclamation mark "
-        "stands beyond the limit; two days in a row, or one three times beyond it, are an alarm.</p>"
+        "stands beyond the limit; two days in a row beyond it together, or one three times beyond it, are an alarm.</p>"
     )
     rows = [f"<tr>{''.join(f'<td>{html.escape(cell)}' for cell in shown(day))}</tr>" for day in drift.days]
     heading = "".join(f"<th>{html.escape(name)}" for name in HEADINGS)

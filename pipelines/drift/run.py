@@ -14,7 +14,6 @@ from pipelines.drift import report
 from pipelines.drift.judge import Drift, drift
 from pipelines.gate.evidence import days_of
 from pipelines.history import data_folder
-from pipelines.scoring import score_rows
 from pipelines.versions import Versions
 from training.data import load_training_set
 
@@ -38,7 +37,9 @@ def watch(
     versions = Versions(settings)
     version = versions.resolve(model)
     artifact = versions.load(version)
-    name = data or artifact.manifest.data_name or settings.data
+    name = data or artifact.manifest.data_name
+    if not name:
+        raise BadConfiguration(f"version {version} does not say what data set it was trained on", remedy="--data NAME")
     if not (data_folder(settings, name) / "history.parquet").is_file():
         raise BadConfiguration(f"there is no data set {name} to look at", remedy="vigil import or --data NAME")
     begins = date.fromisoformat(artifact.manifest.train_to[:10]) + timedelta(days=1)
@@ -49,7 +50,7 @@ def watch(
         raise BadConfiguration(f"data set {name} ends on {last}, there is no day from {first} on to look at")
     labels.fetch(settings, name)
     rows = load_training_set(settings, name, first, last, now)
-    found = drift(artifact.manifest, rows, score_rows(artifact, rows))
+    found = drift(artifact, rows)
     said = {
         "version": version,
         "data": name,

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from feature_repo.errors import BadConfiguration
+from feature_repo.features import NAMES
 from pipelines.drift import report
-from pipelines.drift.judge import FEATURE, PRECISION, SCORE, Day, Drift, Reading, alarms, alert_rate, drift
-from pipelines.scoring import score_rows
+from pipelines.drift.judge import AS_SERVED, FEATURE, PRECISION, SCORE, Day, Drift, Reading, alarms, alert_rate, drift
 from serving import artifact
 from serving.artifact import Artifact, Manifest
-from serving.reference import Histogram
+from serving.reference import MOVING, Histogram
 from tests.cases import tables
 from training import recipes
 from training.data import TrainingSet
@@ -21,6 +21,7 @@ from training.train import fit_model
 
 SAID = {"version": "1", "data": "table", "from": "2024-03-01", "to": "2024-03-06", "labels_as_of": "2024-03-13T00:00"}
 MOVED = "amount_z"
+KEPT = set(MOVING) - {NAMES[-1]}  # that column is constant in the table
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 def judged(model: Artifact, rows: TrainingSet) -> Drift:
-    return drift(model.manifest, rows, score_rows(model, rows))
+    return drift(model, rows)
 
 
 def moved(rows: TrainingSet, from_day: int) -> TrainingSet:
@@ -83,6 +84,34 @@ def test_a_moved_feature_alarms_on_its_second_day_or_sooner(model: Artifact) -> 
     assert not [alarm for alarm in found.alarms if alarm.day < changed]
 
 
+def test_what_moves_by_itself_moves_neither_itself_nor_the_score(model: Artifact) -> None:
+    """Histories grow by a third, and merchants are twice as risky: nobody's habits changed."""
+    rows = tables.training_set(rows=12_000, days=6, seed=5)
+    x = rows.x.copy()
+    for name in KEPT:
+        x[:, rows.columns.index(name)] = 2 * x[:, rows.columns.index(name)] + 3
+    found = judged(model, replace(rows, x=x))
+    assert not {alarm.statistic for alarm in found.alarms} & {SCORE, AS_SERVED, *(FEATURE + name for name in MOVING)}
+    for day in found.days:
+        readings = [day.readings[name] for name in (AS_SERVED, *(FEATURE + name for name in KEPT))]
+        assert all(
+            reading.value is not None and reading.value > 0.2 and reading.strength is None for reading in readings
+        )
+
+
+def test_settled_rows_have_the_references_distribution_and_keep_their_ranks(model: Artifact) -> None:
+    reference = model.manifest.reference
+    assert reference is not None and set(reference.quantiles) == KEPT
+    rows = tables.training_set(rows=12_000, days=6, seed=5)
+    place = rows.columns.index("history")
+    settled = reference.settled(rows.x * 2 + 1, rows.columns)[:, place]
+    assert (np.diff(settled[np.argsort(rows.x[:, place], kind="stable")]) >= 0).all()
+    trained = tables.training_set().x[:, place]
+    assert np.quantile(settled, [0.1, 0.5, 0.9]) == pytest.approx(np.quantile(trained, [0.1, 0.5, 0.9]), abs=0.02)
+    ties = reference.settled(np.zeros((4, len(rows.columns)), np.float32), rows.columns)[:, place]
+    assert np.unique(ties) == pytest.approx(np.median(trained), abs=0.02)
+
+
 def test_a_tiny_window_says_how_little_it_saw(model: Artifact) -> None:
     found = judged(model, tables.training_set(rows=60, days=2, seed=5))
     assert found.alarms == [] and len(found.too_small) == 2
@@ -106,6 +135,7 @@ def test_one_day_is_no_alarm_two_in_a_row_are_and_one_extreme_is() -> None:
 
     assert alarmed(0.2, 1.5, 0.2, 1.5) == []
     assert alarmed(1.5, 1.5, 0.2) == [1]
+    assert alarmed(1.5, 0.8, 0.8) == [1]  # together beyond it
     assert alarmed(0.2, 3.5, 0.2) == [1]
     assert alarmed(1.5, None, 1.5) == []
 
@@ -120,7 +150,7 @@ def test_average_precision_waits_for_mature_labels(model: Artifact) -> None:
 def test_a_version_without_a_reference_is_told_so(model: Artifact) -> None:
     rows = tables.training_set()
     with pytest.raises(BadConfiguration, match="looked like in training"):
-        drift(replace(model.manifest, reference=None), rows, score_rows(model, rows))
+        drift(replace(model, manifest=replace(model.manifest, reference=None)), rows)
 
 
 def test_page_and_metrics_hold_every_day(model: Artifact, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Drift on the simulator: ordinary weeks raise no alarm, a change of regime does within two days."""
+"""Drift on the simulator: eight ordinary weeks raise no alarm, a change of regime does within two days."""
 
 from datetime import date, timedelta
 from pathlib import Path
@@ -10,21 +10,20 @@ import pytest
 from feature_repo.settings import Settings
 from pipelines.drift.judge import Drift, drift
 from pipelines.replay import replay
-from pipelines.scoring import score_rows
 from pipelines.simulator import folder, world
 from pipelines.simulator.world import Options
 from serving import artifact
 from training import data, recipes
 from training.train import fit_model
 
-WARM_UP, TRAINED, WATCHED = 28, 28, 35  # days; histories must be past their first month
+WARM_UP, TRAINED, WATCHED = 28, 28, 56  # days; histories must be past their first month
 CHANGES = 5  # day of the watched window
 
 
-def watched(home: Path, regime: bool) -> tuple[Drift, date]:
+def watched(home: Path, seed: int, regime: bool) -> tuple[Drift, date]:
     """The report of the days after training, and the first of them."""
     days = WARM_UP + TRAINED + (CHANGES + 3 if regime else WATCHED)
-    options = Options(users=1_000, seed=1, regime_day=WARM_UP + TRAINED + CHANGES if regime else None)
+    options = Options(users=1_000, seed=seed, regime_day=WARM_UP + TRAINED + CHANGES if regime else None)
     folder.write(world.build(options), days, home / "data" / "simulated")
     replay(Settings(home=home), "simulated")
     vectors = pq.read_table(home / "data" / "simulated" / "features.parquet")
@@ -43,12 +42,21 @@ def watched(home: Path, regime: bool) -> tuple[Drift, date]:
     path = home / "model.onnx"
     model = artifact.load(path, artifact.save(path, fitted.model, fitted.manifest))
     later = rows(begins, options.start + timedelta(days=days))
-    return drift(model.manifest, later, score_rows(model, later)), begins
+    return drift(model, later), begins
 
 
-@pytest.mark.parametrize("regime", [False, True])
-def test_only_a_change_of_regime_alarms_and_within_two_days(tmp_path: Path, regime: bool) -> None:
-    found, begins = watched(tmp_path, regime)
+# In the sixth week of seed 2 merchants' risk is such that the scores as served move by a PSI of 0.28, habits unchanged.
+@pytest.mark.parametrize(
+    ("seed", "regime"),
+    [
+        (2, False),
+        (1, True),
+        *(pytest.param(seed, False, marks=pytest.mark.slow) for seed in (1, 3, 4)),
+        *(pytest.param(seed, True, marks=pytest.mark.slow) for seed in (2, 3, 4)),
+    ],
+)
+def test_only_a_change_of_regime_alarms_and_within_two_days(tmp_path: Path, seed: int, regime: bool) -> None:
+    found, begins = watched(tmp_path, seed, regime)
     assert found.too_small == []
     alarmed = [(alarm.day - begins).days for alarm in found.alarms]
     assert (CHANGES <= min(alarmed) <= CHANGES + 1) if regime else not alarmed

@@ -1,0 +1,148 @@
+"""A challenger where drift or the calendar asks for one: the champion's recipe on newer days. It never promotes.
+
+The window is as long as the champion's and ends on the newest day whose labels are mature: a longer one would hold
+more of what is no more, a later one would be calibrated on fraud nobody has reported yet. The gate's window lies after
+it, so a verdict with evidence comes weeks later; until then the challenger is scored beside the champion.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from psycopg2.extras import Json
+
+from feature_repo.errors import BadConfiguration
+from feature_repo.settings import Settings
+from pipelines import quality, requests
+from pipelines.drift.run import watch
+from pipelines.gate.evidence import days_of
+from pipelines.versions import CHAMPION, Versions
+from serving.artifact import Artifact, Manifest
+from training import recipes
+from training.data import load_training_set
+from training.recipes import Recipe
+from training.registration import mlflow_client, register
+from training.train import fit
+
+CHALLENGER = "challenger"
+REPORT = "retrain.json"  # among the artefacts of the new version's run
+COMPARED = ("held_out_average_precision", "held_out_auc", "held_out_card_precision_100")
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What was done and why; `version` is None where there was no reason to."""
+
+    champion: str
+    data: str
+    why: list[str]
+    version: str | None = None
+    train_from: str | None = None
+    train_to: str | None = None
+    recipe: str | None = None
+    metrics: dict[str, dict[str, float]] | None = None  # held-out, of champion and challenger, each on its own window
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def retrain(
+    settings: Settings,
+    data: str,
+    actor: str,
+    now: datetime,
+    *,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Retrained:
+    """Judge the champion's drift on `data` and, on an alarm or with `force`, train, register and put on trial.
+
+    Labels count as far as they had arrived by `now`. Raises BadConfiguration without a champion, for an unknown data
+    set, and where no mature day is newer than the champion's training; DataInvalid, DependencyDown.
+    """
+    versions = Versions(settings)
+    champion = versions.load(versions.resolve(CHAMPION))
+    why = ["asked for"] if force else _alarms(settings, champion, data, now, progress)
+    if not why:
+        return Retrained(champion.version, data, why)
+    progress("validating")
+    quality.require_valid(settings, data)
+    first, last = window(settings, champion.manifest, data, now)
+    recipe = recipe_of(settings, versions, champion)
+    fitted = fit(settings, data, first, last, None, recipe, progress)
+    progress("registering")
+    version = register(settings, fitted)
+    done = Retrained(
+        champion.version, data, why, version, first.isoformat(), last.isoformat(), recipe.name,
+        {"champion": _compared(champion.manifest), "challenger": _compared(fitted.manifest)},
+    )  # fmt: skip
+    _report(settings, versions, done)
+    on_trial(settings, versions, version, actor)
+    return done
+
+
+def window(settings: Settings, champion: Manifest, data: str, now: datetime) -> tuple[date, date]:
+    """First and last day to train on. Raises BadConfiguration where no mature day is newer than the champion's."""
+    begins, ends = days_of(settings, data)
+    delay = load_training_set(settings, data, ends, ends, now).label_delay
+    last = min(ends, (now - delay).date() - timedelta(days=1))
+    trained_to = date.fromisoformat(champion.train_to[:10])
+    if last <= trained_to:
+        raise BadConfiguration(
+            f"the champion was trained up to {trained_to}, and no later day of {data} has mature labels "
+            f"(median delay {delay.total_seconds() / 86_400:.1f} days)"
+        )
+    days = trained_to - date.fromisoformat(champion.train_from[:10])
+    return max(begins, last - days), last
+
+
+def recipe_of(settings: Settings, versions: Versions, champion: Artifact) -> Recipe:
+    """The champion's, single settings included as its run has them, with the alert budget it serves with."""
+    manifest = champion.manifest
+    with mlflow_client(settings) as mlflow:
+        logged = mlflow.MlflowClient().get_run(versions.run_of(champion.version)).data.params
+    plain = recipes.named(manifest.recipe)
+    changed = {one.name: logged[one.name] for one in fields(Recipe) if one.name != "name" and one.name in logged}
+    changed |= {"alert_budget": str(manifest.alert_budget)}
+    overrides = [f"{key}={value}" for key, value in changed.items() if str(getattr(plain, key)) != value]
+    return recipes.named(manifest.recipe, overrides)
+
+
+def on_trial(settings: Settings, versions: Versions, version: str, actor: str) -> None:
+    """Point alias `challenger` to a version; the audit row comes first, as with every move of an alias."""
+    with requests.connected(settings) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (requests.MOVE_LOCK,))
+        before = versions.aliases()
+        cursor.execute(
+            "INSERT INTO audit (actor, action, subject, before, after) VALUES (%s, %s, %s, %s, %s)",
+            (actor, CHALLENGER, settings.model_name, Json(before), Json({**before, CHALLENGER: version})),
+        )
+        versions.point(CHALLENGER, version)
+
+
+def _alarms(
+    settings: Settings, champion: Artifact, data: str, now: datetime, progress: Callable[[str], None]
+) -> list[str]:
+    """The first alarm of each statistic that drifted, in words."""
+    progress("looking for drift")
+    first = {
+        alarm.statistic: alarm
+        for alarm in reversed(watch(settings, champion.version, data, None, None, now).drift.alarms)
+    }
+    return [f"{alarm.statistic} {alarm.value:.3g} on {alarm.day}" for alarm in first.values()]
+
+
+def _compared(manifest: Manifest) -> dict[str, float]:
+    return {name: manifest.metrics[name] for name in COMPARED if name in manifest.metrics}
+
+
+def _report(settings: Settings, versions: Versions, done: Retrained) -> None:
+    assert done.version is not None, "there is a run to keep it with"
+    with tempfile.TemporaryDirectory() as folder, mlflow_client(settings) as mlflow:
+        file = Path(folder) / REPORT
+        file.write_text(json.dumps(done.as_json(), indent=1), encoding="utf-8")
+        mlflow.MlflowClient().log_artifact(versions.run_of(done.version), str(file))

@@ -1,0 +1,80 @@
+"""A topic of a test's own on the real Kafka, decided by the nine steps into the real PostgreSQL, in this process.
+
+User states and published messages stay in memory, where a test can reach them; Spark and the model service are not
+needed for what a decision row holds.
+"""
+
+import json
+import uuid
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from feature_repo.hashing import partitions_of
+from feature_repo.settings import Settings
+from feature_repo.snapshot import Snapshot
+from pipelines.road import log_ends
+from streaming.ledger import Ledger
+from streaming.partition import Road, Taken
+from streaming.records import Records
+from streaming.scoring import Pin
+from tests.unit.road_fakes import PIN, FakePublisher, FakeStates, score_by_amount
+
+PARTITIONS = 2
+
+
+class Stream:
+    """Payments in by `send`, decided by `decide`."""
+
+    def __init__(self, stack: Settings) -> None:
+        name = f"payments-{uuid.uuid4().hex[:8]}"
+        self.settings = stack.model_copy(update={"topic": name, "partitions": PARTITIONS})
+        self.admin = AdminClient({"bootstrap.servers": stack.kafka_bootstrap})
+        self.admin.create_topics([NewTopic(name, PARTITIONS, 1)])[name].result(30)
+        self.states = FakeStates()
+        self.ledger = Ledger(stack.postgres_dsn, name)
+        self.road = Road(
+            self.settings,
+            self.ledger,
+            self.states,  # type: ignore[arg-type]  # the fakes have the same methods
+            FakePublisher(),  # type: ignore[arg-type]
+            score_by_amount,
+        )
+
+    def send(self, payments: list[dict[str, Any]]) -> None:
+        """In this order, each to its user's partition."""
+        producer = Producer({"bootstrap.servers": self.settings.kafka_bootstrap})
+        belongs = partitions_of(pa.array([one["user_id"] for one in payments]), PARTITIONS)
+        for one, partition in zip(payments, belongs.tolist(), strict=True):
+            producer.produce(self.settings.topic, json.dumps(one), partition=partition)
+        assert producer.flush(30) == 0
+
+    def decide(self, merchants: Snapshot | None = None, pin: Pin | None = PIN) -> list[Taken]:
+        """Everything not decided yet, a range per partition."""
+        done = self.ledger.positions()
+        ends = log_ends(self.settings, self.settings.topic)
+        taken = []
+        for partition, end in ends.items():
+            first = done.get(partition, 0)
+            if first < end:
+                records = self._records(partition, first, end)
+                taken.append(self.road.take(records, pin, frozenset(), merchants))
+        return taken
+
+    def _records(self, partition: int, first: int, end: int) -> Records:
+        consumer = Consumer({"bootstrap.servers": self.settings.kafka_bootstrap, "group.id": "test"})
+        consumer.assign([TopicPartition(self.settings.topic, partition, first)])
+        messages = []
+        while len(messages) < end - first:
+            messages += consumer.consume(10_000, 1.0)
+        consumer.close()
+        return Records(
+            partition=partition,
+            offsets=np.array([message.offset() for message in messages], np.int64),
+            values=pa.array([message.value() for message in messages], pa.binary()),
+            ingested=np.array([message.timestamp()[1] * 1_000 for message in messages], np.int64),
+            moved=np.zeros(len(messages), np.bool_),
+        )
