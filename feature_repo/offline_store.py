@@ -50,9 +50,11 @@ class VigilOfflineStore(DaskOfflineStore):
         **kwargs: Any,
     ) -> RetrievalJob:
         view = feature_views[0]
+        source = view.batch_source
         if (
             len(feature_views) > 1
             or LOGGED_TAG not in view.tags
+            or not isinstance(source, FileSource)
             or full_feature_names
             or filter_by_created_timestamp
             or not isinstance(entity_df, pd.DataFrame)
@@ -63,8 +65,7 @@ class VigilOfflineStore(DaskOfflineStore):
                 filter_by_created_timestamp, **kwargs,
             )  # fmt: skip
         names = [reference.partition(":")[2] for reference in feature_refs]
-        path = FileSource.get_uri_for_file_path(repo_path=config.repo_path, uri=view.batch_source.path)
-        source = view.batch_source
+        path = FileSource.get_uri_for_file_path(repo_path=config.repo_path, uri=source.path)
         key = view.entity_columns[0].name
         logged = Logged(str(path), key, source.timestamp_field, source.created_timestamp_column, names)
         metadata = RetrievalMetadata(

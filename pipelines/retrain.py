@@ -13,11 +13,10 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from psycopg2.extras import Json
-
 from feature_repo.errors import BadConfiguration
 from feature_repo.settings import Settings
-from pipelines import quality, requests
+from pipelines import labels, quality
+from pipelines.challenger import set_challenger
 from pipelines.drift.run import watch
 from pipelines.gate.evidence import days_of
 from pipelines.versions import CHAMPION, Versions
@@ -28,7 +27,6 @@ from training.recipes import Recipe
 from training.registration import mlflow_client, register
 from training.train import fit
 
-CHALLENGER = "challenger"
 REPORT = "retrain.json"  # among the artefacts of the new version's run
 COMPARED = ("held_out_average_precision", "held_out_auc", "held_out_card_precision_100")
 
@@ -66,6 +64,7 @@ def retrain(
     """
     versions = Versions(settings)
     champion = versions.load(versions.resolve(CHAMPION))
+    labels.fetch(settings, data)
     why = ["asked for"] if force else _alarms(settings, champion, data, now, progress)
     if not why:
         return Retrained(champion.version, data, why)
@@ -81,7 +80,7 @@ def retrain(
         {"champion": _compared(champion.manifest), "challenger": _compared(fitted.manifest)},
     )  # fmt: skip
     _report(settings, versions, done)
-    on_trial(settings, versions, version, actor)
+    set_challenger(settings, version, actor)
     return done
 
 
@@ -110,18 +109,6 @@ def recipe_of(settings: Settings, versions: Versions, champion: Artifact) -> Rec
     changed |= {"alert_budget": str(manifest.alert_budget)}
     overrides = [f"{key}={value}" for key, value in changed.items() if str(getattr(plain, key)) != value]
     return recipes.named(manifest.recipe, overrides)
-
-
-def on_trial(settings: Settings, versions: Versions, version: str, actor: str) -> None:
-    """Point alias `challenger` to a version; the audit row comes first, as with every move of an alias."""
-    with requests.connected(settings) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (requests.MOVE_LOCK,))
-        before = versions.aliases()
-        cursor.execute(
-            "INSERT INTO audit (actor, action, subject, before, after) VALUES (%s, %s, %s, %s, %s)",
-            (actor, CHALLENGER, settings.model_name, Json(before), Json({**before, CHALLENGER: version})),
-        )
-        versions.point(CHALLENGER, version)
 
 
 def _alarms(

@@ -26,11 +26,11 @@ from pipelines.parity.run import check
 from pipelines.produce import produce
 from pipelines.promote import promote, rollback
 from pipelines.replay import replay
-from pipelines.retrain import CHALLENGER, retrain
+from pipelines.retrain import retrain
 from pipelines.simulator import folder, world
 from pipelines.simulator.world import Options
 from pipelines.sources import from_history
-from pipelines.versions import Versions
+from pipelines.versions import CHALLENGER, Versions
 from tests.live import new_stack
 from training.data import midnight
 from training.train import train

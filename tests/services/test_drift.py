@@ -15,8 +15,8 @@ from pipelines import daily
 from pipelines.drift.judge import FEATURE
 from pipelines.drift.run import watch
 from pipelines.promote import promote
-from pipelines.retrain import CHALLENGER, retrain
-from pipelines.versions import Versions
+from pipelines.retrain import retrain
+from pipelines.versions import CHALLENGER, Versions
 from tests.cases import data_sets, tables
 from tests.cases.tables import FIRST_DAY
 from training.data import TrainingSet, midnight
