@@ -62,9 +62,10 @@ class VigilOfflineStore(DaskOfflineStore):
                 config, feature_views, feature_refs, entity_df, registry, project, full_feature_names,
                 filter_by_created_timestamp, **kwargs,
             )  # fmt: skip
-        names = [reference.partition(":")[2] for reference in feature_refs]
-        path = FileSource.get_uri_for_file_path(repo_path=config.repo_path, uri=view.batch_source.path)
         source = view.batch_source
+        assert isinstance(source, FileSource), "definitions.py makes no other"
+        names = [reference.partition(":")[2] for reference in feature_refs]
+        path = FileSource.get_uri_for_file_path(repo_path=config.repo_path, uri=source.path)
         key = view.entity_columns[0].name
         logged = Logged(str(path), key, source.timestamp_field, source.created_timestamp_column, names)
         metadata = RetrievalMetadata(
