@@ -125,11 +125,11 @@ class Detector:
 
     def score(self, x: npt.ArrayLike) -> FloatArray:
         """[n, width] -> [n], at or above 0, higher is more anomalous; ordinary rows lie around 1."""
-        return self._over_slices(np.asarray(x, np.float32), lambda _, evidence: weighed(evidence).mean(dim=1))
+        return self._over_slices(numbers(x), lambda _, evidence: weighed(evidence).mean(dim=1))
 
     def contributions(self, x: npt.ArrayLike) -> FloatArray:
         """[n, width] -> [n, width]: each column's share of the evidence; rows sum to 1, dropped columns are 0."""
-        x = np.asarray(x, np.float32)
+        x = numbers(x)
         shares = np.zeros((len(x), self.width), np.float32)
         shares[:, self.kept] = self._over_slices(x, shared)
         return shares
@@ -159,7 +159,6 @@ class Detector:
 
     def _over_slices(self, x: FloatArray, answer: Callable[[Tensor, Tensor], Tensor]) -> FloatArray:
         """`answer` of the ensemble's mean residuals and evidence, slice by slice."""
-        x = numbers(x)
         if x.shape[1] != self.width:
             raise BadConfiguration(f"{x.shape[1]} columns to score, the detector was fitted to {self.width}")
         parts = []

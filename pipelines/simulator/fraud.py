@@ -218,8 +218,8 @@ def _persuaded_owner(world: World, victims: Rows, rng: np.random.Generator) -> R
 
 
 MECHANISMS: tuple[Mechanism, ...] = (
-    Mechanism("stolen_card", 0.29, 2.8, (Reason.UNUSUAL_AMOUNT,), _stolen_card),
-    Mechanism("card_testing", 0.14, 6.4, (Reason.CARD_TESTING, Reason.BURST, Reason.UNUSUAL_AMOUNT), _card_testing),
+    Mechanism("stolen_card", 0.36, 2.8, (Reason.UNUSUAL_AMOUNT,), _stolen_card),
+    Mechanism("card_testing", 0.08, 6.4, (Reason.CARD_TESTING, Reason.BURST, Reason.UNUSUAL_AMOUNT), _card_testing),
     Mechanism(
         "account_takeover",
         0.15,
@@ -227,7 +227,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         (Reason.NEW_PAYMENT_METHOD, Reason.NEW_LOCATION, Reason.UNUSUAL_HOUR),
         _account_takeover,
     ),
-    Mechanism("impossible_travel", 0.09, 1.8, (Reason.IMPOSSIBLE_TRAVEL, Reason.NEW_LOCATION), _impossible_travel),
+    Mechanism("impossible_travel", 0.08, 1.8, (Reason.IMPOSSIBLE_TRAVEL, Reason.NEW_LOCATION), _impossible_travel),
     Mechanism("mimicry", 0.20, 1.8, (Reason.UNUSUAL_AMOUNT,), _mimicry),
 )
 SHARE_AT_COMPROMISED = 0.13

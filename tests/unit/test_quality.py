@@ -201,6 +201,21 @@ def test_a_history_unlike_the_import_before_fails_and_the_check_is_named(
     assert quality.validate(settings, "broken", now=NOW, compare=False).passed
 
 
+def test_another_data_set_can_be_what_a_history_is_compared_with(made: Path, rows: Rows) -> None:
+    columns = {name: list(values) for name, values in rows.items()}
+    _dearer(columns)
+    data = made / "data" / "dear"
+    data.mkdir()
+    pq.write_table(pa.table(columns, schema=HISTORY_SCHEMA), data / "history.parquet")
+    assert quality.validate(load(home=made), "dear", now=NOW).passed
+    report = quality.validate(load(home=made), "dear", against="good", now=NOW)
+    assert report.against == "data set good"
+    assert [failure.partition(":")[0] for failure in report.failures] == ["amount_shift"]
+    assert "Distributions compared with data set good." in report.path.read_text()
+    with pytest.raises(BadConfiguration, match="no imported data set dear"):
+        quality.validate(load(home=made), "good", against="dear", now=NOW)
+
+
 def test_an_import_that_dropped_much_fails(rows: Rows, tmp_path: Path) -> None:
     settings = _settings(tmp_path, rows, {"rows_read": 1_000, "dropped": {"RANGE": 51}, "simulated": False})
     report = quality.validate(settings, "broken", now=NOW)
