@@ -31,8 +31,8 @@ ANSWER_S = 10.0  # Kafka's
 _EPOCH = date(1970, 1, 1)
 _US = pa.timestamp("us", tz="UTC")
 
-UNCOUNTED = """SELECT day::date FROM generate_series(%s::date, %s::date - 1, interval '1 day') day
-    WHERE NOT EXISTS (SELECT FROM merchant_days counted WHERE counted.day = day.day::date)"""
+UNCOUNTED = """SELECT wanted FROM unnest(%s) wanted
+    WHERE NOT EXISTS (SELECT FROM merchant_days WHERE merchant_days.day = wanted) ORDER BY wanted"""
 COUNT = """INSERT INTO merchant_days (day, merchant, payments, first_arrival)
     SELECT %s, merchant, count(*), min(ingested_at) FROM decisions
     WHERE ingested_at >= %s AND ingested_at < %s AND outcome <> 'duplicate' AND revision = 1
@@ -100,7 +100,7 @@ def count_days(connection: Connection, first: date, until: date) -> None:
     """Count the days from `first` to before `until` that were not counted yet, and forget earlier ones."""
     with connection, connection.cursor() as cursor:
         cursor.execute("DELETE FROM merchant_days WHERE day < %s", (first,))
-        cursor.execute(UNCOUNTED, (first, until))
+        cursor.execute(UNCOUNTED, ([first + timedelta(days=number) for number in range((until - first).days)],))
         days = [day for (day,) in cursor.fetchall()]
     for day in days:
         with connection, connection.cursor() as cursor:

@@ -32,6 +32,7 @@ from tests.services.test_lifecycle import eventually, rows
 from training.data import load_training_set, midnight
 
 DAY = date(2031, 3, 20)  # no payment of another test arrives around it
+ANOTHER_DAY = date(2033, 3, 20)
 US = pa.timestamp("us", tz="UTC")
 
 DECIDED = """INSERT INTO decisions (id, kafka_topic, kafka_partition, kafka_offset, revision, transaction_id, user_id,
@@ -57,15 +58,15 @@ def execute(settings: Settings, statement: str, *values: object) -> None:
         cursor.execute(statement, values)
 
 
-def at(days_before: float) -> datetime:
-    return datetime(DAY.year, DAY.month, DAY.day, tzinfo=UTC) - timedelta(days=days_before)
+def at(days_before: float, day: date = DAY) -> datetime:
+    return midnight(day) - timedelta(days=days_before)
 
 
-def paid(settings: Settings, merchant: str, *days_before: float, outcome: str = "scored") -> list[str]:
+def paid(settings: Settings, merchant: str, *days_before: float, outcome: str = "scored", day: date = DAY) -> list[str]:
     """Decisions of payments that arrived then; returns their ids."""
     ids = [f"tx-{uuid.uuid4().hex}" for _ in days_before]
     for transaction_id, arrived in zip(ids, days_before, strict=True):
-        execute(settings, DECIDED, settings.topic, transaction_id, merchant, outcome, at(arrived))
+        execute(settings, DECIDED, settings.topic, transaction_id, merchant, outcome, at(arrived, day))
     return ids
 
 
@@ -123,23 +124,24 @@ def test_the_daily_job_and_replay_make_the_same_snapshot(live: Settings) -> None
     history: list[tuple[str, str, datetime]] = []
     for number, name in enumerate(names):
         arrived = [2 + number + part / 7 for part in range(40)]
-        history += [(i, name, at(t)) for i, t in zip(paid(live, name, *arrived), arrived, strict=True)]
+        ids = paid(live, name, *arrived, day=ANOTHER_DAY)
+        history += [(i, name, at(t, ANOTHER_DAY)) for i, t in zip(ids, arrived, strict=True)]
     for number, (transaction_id, _, arrived) in enumerate(history[::3]):
         execute(live, LABEL, transaction_id, True, arrived + timedelta(days=number % 5))
         if number % 4 == 0:
             execute(live, LABEL, transaction_id, False, arrived + timedelta(days=number % 5, hours=7))
-    rebuild_merchants(live, DAY)
+    rebuild_merchants(live, ANOTHER_DAY)
 
     replayed = live.model_copy(update={"data": f"replayed-{live.topic}"})
     folder = replayed.home / "data" / replayed.data
     folder.mkdir(parents=True)
-    ids, shops, times = zip(*history, strict=True)
-    nothing = pa.nulls(len(ids))
-    table = {"transaction_id": ids, "merchant": shops, "arrival_time": pa.array(times, US)}
+    names, shops, times = map(list, zip(*history, strict=True))
+    nothing = pa.nulls(len(names))
+    table = {"transaction_id": names, "merchant": shops, "arrival_time": pa.array(times, US)}
     unlabelled = {"is_fraud": nothing.cast(pa.bool_()), "label_time": nothing.cast(US)}
     pq.write_table(pa.table({**table, **unlabelled}), folder / "history.parquet")
     assert labels.fetch(replayed, replayed.data) == 50
-    number = (DAY - date(1970, 1, 1)).days
+    number = (ANOTHER_DAY - date(1970, 1, 1)).days
     again = snapshot_of(merchants.arrivals_of(folder, replayed.data).snapshot(number), number)
     assert again.to_bytes() == published(live).to_bytes()
 
