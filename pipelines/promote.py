@@ -112,6 +112,14 @@ def work(settings: Settings, connection: Connection, request_id: int) -> VigilEr
     Request, audit row and aliases are one transaction: no move goes unrecorded. A worker that dies in it leaves
     an unfinished request and, at worst, aliases already moved; the next try moves the same ones again.
     """
+    try:
+        return _work(settings, connection, request_id)
+    finally:
+        with suppress(psycopg2.Error), connection, connection.cursor() as cursor:
+            requests.release(cursor, request_id)
+
+
+def _work(settings: Settings, connection: Connection, request_id: int) -> VigilError | None:
     with suppress(DependencyDown):  # the work itself then says so
         requests.note(connection, request_id, Versions(settings).aliases())
     with connection, connection.cursor() as cursor:
@@ -228,8 +236,9 @@ def _move(
 ) -> dict[str, str]:
     """Both aliases, after the audit row; returns what they are then. One mover at a time.
 
-    A challenger that became champion is on trial no longer.
-    `previous` first: should the second call fail, champion and previous name the same sound version.
+    A challenger that became champion is on trial no longer. `previous` first: should the second call fail,
+    champion and previous name the same sound version. A call that failed may have moved its alias all the same;
+    then the registry says so. Raises DependencyDown.
     """
     cursor.execute("SELECT pg_advisory_xact_lock(%s)", (requests.MOVE_LOCK,))
     current = versions.aliases()
@@ -243,11 +252,15 @@ def _move(
         "INSERT INTO audit (actor, action, subject, before, after, request_id) VALUES (%s, %s, %s, %s, %s, %s)",
         (request.actor, request.action, settings.model_name, Json(before), Json(after), request.id),
     )
-    if previous:
-        versions.point(PREVIOUS, previous)
-    versions.point(CHAMPION, champion)
-    if CHALLENGER in before and CHALLENGER not in after:
-        versions.clear(CHALLENGER)
+    try:
+        if previous:
+            versions.point(PREVIOUS, previous)
+        versions.point(CHAMPION, champion)
+        if CHALLENGER in before and CHALLENGER not in after:
+            versions.clear(CHALLENGER)
+    except DependencyDown:
+        if versions.aliases() != after:
+            raise
     return after
 
 

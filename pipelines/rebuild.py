@@ -14,23 +14,25 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from feature_repo import verdicts
 from feature_repo.errors import DependencyDown
 from feature_repo.merchants import LOOKBACK, Arrivals, snapshot_of
 from feature_repo.settings import Settings
-from pipelines import labels, merchants, online, requests, road
+from pipelines import labels, merchants, online, requests
 from pipelines.history import data_folder
 from pipelines.requests import Connection
 
 log = logging.getLogger("vigil.lifecycle")
 
 ROWS = 50_000  # fetched at once
+ANSWER_S = 10.0  # Kafka's
 _EPOCH = date(1970, 1, 1)
 _US = pa.timestamp("us", tz="UTC")
 
-UNCOUNTED = """SELECT day::date FROM generate_series(%s::date, %s::date - 1, interval '1 day') day
-    WHERE NOT EXISTS (SELECT FROM merchant_days counted WHERE counted.day = day.day::date)"""
+UNCOUNTED = """SELECT wanted FROM unnest(%s) wanted
+    WHERE NOT EXISTS (SELECT FROM merchant_days WHERE merchant_days.day = wanted) ORDER BY wanted"""
 COUNT = """INSERT INTO merchant_days (day, merchant, payments, first_arrival)
     SELECT %s, merchant, count(*), min(ingested_at) FROM decisions
     WHERE ingested_at >= %s AND ingested_at < %s AND outcome <> 'duplicate' AND revision = 1
@@ -52,10 +54,10 @@ def rebuild_merchants(settings: Settings, day: date) -> None:
     Raises DependencyDown where a server is away, and where the stream has yet to decide a payment that arrived
     before the day.
     """
-    _require_decided(settings, day)
     labels.fetch(settings, settings.data)
     first = day - timedelta(days=LOOKBACK)
     with requests.connected(settings) as connection:
+        _require_decided(settings, connection, day)
         count_days(connection, first, day)
         arrivals = _before_the_stream(settings, connection, day)
         _add_payments(connection, arrivals, first, day)
@@ -72,17 +74,33 @@ def rebuild_merchants(settings: Settings, day: date) -> None:
     log.info("snapshot %s: %d merchants on %s", snapshot.id, len(rows), day)
 
 
-def _require_decided(settings: Settings, day: date) -> None:
-    for partition, (decided, until) in road.undecided_before(settings, _midnight(day)).items():
-        address = f"{settings.topic}-{partition}"
-        raise DependencyDown("stream", address, f"offsets {decided} to {until} arrived before {day} and wait")
+def _require_decided(settings: Settings, connection: Connection, day: date) -> None:
+    """By the broker's clock, which stamps the records of the topic and `decisions.ingested_at`."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT kafka_partition, committed_until FROM ledger WHERE kafka_topic = %s", (settings.topic,))
+        decided = dict(cursor.fetchall())
+    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "vigil-look", "log_level": 0})
+    try:
+        partitions = consumer.list_topics(settings.topic, timeout=ANSWER_S).topics[settings.topic].partitions
+        asked = [TopicPartition(settings.topic, number, _micros(_midnight(day)) // 1_000) for number in partitions]
+        for first in consumer.offsets_for_times(asked, timeout=ANSWER_S):
+            low, high = consumer.get_watermark_offsets(first, timeout=ANSWER_S)
+            until = first.offset if first.offset >= 0 else high  # none has arrived since
+            begins = max(decided.get(first.partition, 0), low)
+            if begins < until:
+                waiting = f"offsets {begins} to {until} arrived before {day} and wait to be decided"
+                raise DependencyDown("stream", f"{settings.topic}-{first.partition}", waiting)
+    except KafkaException as error:
+        raise DependencyDown("Kafka", settings.kafka_bootstrap, str(error)) from error
+    finally:
+        consumer.close()
 
 
 def count_days(connection: Connection, first: date, until: date) -> None:
     """Count the days from `first` to before `until` that were not counted yet, and forget earlier ones."""
     with connection, connection.cursor() as cursor:
         cursor.execute("DELETE FROM merchant_days WHERE day < %s", (first,))
-        cursor.execute(UNCOUNTED, (first, until))
+        cursor.execute(UNCOUNTED, ([first + timedelta(days=number) for number in range((until - first).days)],))
         days = [day for (day,) in cursor.fetchall()]
     for day in days:
         with connection, connection.cursor() as cursor:

@@ -23,6 +23,7 @@ Cursor = psycopg2.extensions.cursor
 
 CONNECT_TIMEOUT_S = 5
 MAX_TRIES = 3  # a request that takes its worker along a third time is given up
+WORK_LOCK = 0x5647574B  # "VGWK": held by the connection that works on a request, with the request's id
 WORKER_LOCK = 0x56474C43  # "VGLC": held shared by every running worker, with its model's name
 MOVE_LOCK = 0x56474D56  # "VGMV": held by whoever moves aliases, to the end of its transaction
 
@@ -124,19 +125,33 @@ def read(connection: Connection, request_id: int) -> Request:
 def begin(connection: Connection, model_name: str, request_id: int | None = None) -> int | None:
     """Note that work begins on this request, or on the oldest that waits; None where there is none to be had.
 
-    Committed at once, so that a try that ends its worker counts.
+    Committed at once, so that a try that ends its worker counts; and ours from here until `release`, so that only
+    one begins it.
     """
     with connection, connection.cursor() as cursor:
         cursor.execute(
-            """UPDATE promotion_requests SET started_at = now(), tries = tries + 1 WHERE id = (
-                SELECT id FROM promotion_requests
-                WHERE finished_at IS NULL AND model_name = %s AND (%s::bigint IS NULL OR id = %s)
-                ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
-            RETURNING id""",
+            """SELECT id FROM promotion_requests
+            WHERE finished_at IS NULL AND model_name = %s AND (%s::bigint IS NULL OR id = %s) ORDER BY id""",
             (model_name, request_id, request_id),
         )
-        found = cursor.fetchone()
-    return int(found[0]) if found else None
+        for (waiting,) in cursor.fetchall():
+            cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", (WORK_LOCK, waiting & 0x7FFFFFFF))
+            if not _one(cursor):
+                continue
+            cursor.execute(
+                "UPDATE promotion_requests SET started_at = now(), tries = tries + 1"
+                " WHERE id = %s AND finished_at IS NULL",
+                (waiting,),
+            )
+            if cursor.rowcount:
+                return int(waiting)
+            release(cursor, waiting)  # finished a moment ago
+    return None
+
+
+def release(cursor: Cursor, request_id: int) -> None:
+    """It is no longer ours; a connection that ends releases what it began."""
+    cursor.execute("SELECT pg_advisory_unlock(%s, %s)", (WORK_LOCK, request_id & 0x7FFFFFFF))
 
 
 def lock(cursor: Cursor, request_id: int) -> Request | None:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 import psycopg2
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -37,30 +36,6 @@ def decided_until(settings: Settings) -> dict[int, int]:
     with psycopg2.connect(settings.postgres_reader_dsn) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT kafka_partition, committed_until FROM ledger WHERE kafka_topic = %s", (settings.topic,))
         return dict(cursor.fetchall())
-
-
-def undecided_before(settings: Settings, moment: datetime) -> dict[int, tuple[int, int]]:
-    """Partitions with records that arrived before a moment and have no outcome: from and to which offset.
-
-    By the broker's clock, which also stamps `decisions.ingested_at`. Raises DependencyDown.
-    """
-    decided = decided_until(settings)
-    waiting = {}
-    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "vigil-look"})
-    try:
-        partitions = consumer.list_topics(settings.topic, timeout=ANSWER_S).topics[settings.topic].partitions
-        asked = [TopicPartition(settings.topic, number, int(moment.timestamp() * 1_000)) for number in partitions]
-        for first in consumer.offsets_for_times(asked, timeout=ANSWER_S):
-            low, high = consumer.get_watermark_offsets(first, timeout=ANSWER_S)
-            until = first.offset if first.offset >= 0 else high  # none has arrived since
-            begins = max(decided.get(first.partition, 0), low)
-            if begins < until:
-                waiting[first.partition] = (begins, until)
-        return waiting
-    except KafkaException as error:
-        raise DependencyDown("kafka", settings.kafka_bootstrap, str(error)) from error
-    finally:
-        consumer.close()
 
 
 def lag(settings: Settings) -> int:

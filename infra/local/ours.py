@@ -120,7 +120,7 @@ def lifecycle(plan: Plan) -> Service:
         url="",
         check=health.running,
         cwd=_own_folder(plan, "lifecycle"),
-        needs=("kafka", "postgres", "mlflow"),
+        needs=("kafka", "postgres", "redis", "mlflow"),
         env=plan.environment,
         prepare=partial(_make_folders, _own_folder(plan, "lifecycle")),
         ours=True,

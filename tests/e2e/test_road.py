@@ -129,6 +129,10 @@ def test_detect_tells_an_ordinary_payment_from_forty_times_the_usual(road: Road)
 
 def test_stream_features_equal_the_kernel_on_the_raw_messages(road: Road) -> None:
     settings = road.settings
+    snapshots = SnapshotStore(settings.redis_url)
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    effective = int(today.timestamp() * 1e6)
+    eventually(lambda: (newest := snapshots.newest()) and newest.effective_at >= effective)  # made by the worker
     start = datetime.now(UTC) - timedelta(minutes=5)
     messages = [message(n, "bit_for_bit", start + timedelta(seconds=n), 10.0 + n) for n in range(40)]
     send(settings, messages, keyed=True)
@@ -141,8 +145,9 @@ def test_stream_features_equal_the_kernel_on_the_raw_messages(road: Road) -> Non
         rows = cursor.fetchall()
     stored = [(name, bytes(features)) for name, features, _ in rows]
     (named,) = {side_inputs for _, _, side_inputs in rows}
-    snapshot = SnapshotStore(settings.redis_url).load(named)
-    assert snapshot is not None, "the replay before the stream publishes one, the worker that of the day"
+    snapshot = snapshots.load(named)
+    assert snapshot is not None and snapshot.effective_at >= effective
+    assert len(snapshot.merchants), "those of the history at least"
     by_id = {one["transaction_id"]: one for one in messages}
     now = int(time.time() * 1e6)
     batches = [parse_one(json.dumps(by_id[name]).encode(), now) for name, _ in stored]

@@ -19,7 +19,7 @@ import pytest
 from confluent_kafka import Producer
 
 from api.app import create_app
-from feature_repo.errors import BadConfiguration, PromotionRefused
+from feature_repo.errors import BadConfiguration, DependencyDown, PromotionRefused
 from feature_repo.settings import Settings
 from pipelines import labels, lifecycle, requests
 from pipelines.promote import ask, promote, rollback, work
@@ -57,9 +57,9 @@ def rows(settings: Settings, statement: str, *values: Any) -> list[tuple[Any, ..
 
 @contextmanager
 def worker(settings: Settings) -> Iterator[None]:
-    """A lifecycle worker in this process, known to others once it runs."""
+    """A lifecycle worker without daily jobs in this process, known to others once it runs."""
     stop = threading.Event()
-    thread = threading.Thread(target=lifecycle.run, args=(settings, stop))
+    thread = threading.Thread(target=lifecycle.run, args=(settings, stop, ()))
     thread.start()
     try:
         with requests.connected(settings) as connection:
@@ -151,6 +151,31 @@ def test_a_request_whose_worker_died_is_taken_again_and_moves_once(line: Setting
     assert request.aliases_after == {"champion": second, "previous": first} == Versions(line).aliases()
     moves = rows(line, "SELECT before, after FROM audit WHERE request_id = %s", request_id)
     assert moves == [({"champion": first}, {"champion": second, "previous": first})]
+
+
+def test_who_loses_the_race_for_a_request_counts_no_try(line: Settings, tmp_path: Path) -> None:
+    version = sound(line, tmp_path)
+    with requests.connected(line) as one, requests.connected(line) as other:
+        request_id = requests.add(one, line.model_name, Asked("promote", "ada", version, "none", UNTRAINED))
+        assert requests.begin(one, line.model_name) == request_id
+        for _ in range(requests.MAX_TRIES + 1):
+            assert requests.begin(other, line.model_name) is None
+        assert work(line, one, request_id) is None
+        assert requests.read(other, request_id).tries == 1
+
+
+def test_an_alias_that_moved_though_the_call_failed_has_moved(
+    line: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, move = sound(line, tmp_path), Versions.point
+
+    def moved_but_timed_out(versions: Versions, alias: str, to: str) -> None:
+        move(versions, alias, to)
+        raise DependencyDown("MLflow", line.mlflow_url, "timed out")
+
+    monkeypatch.setattr(Versions, "point", moved_but_timed_out)
+    assert promote(line, version, "ada", override=UNTRAINED).changed
+    assert rows(line, "SELECT outcome FROM promotion_requests WHERE model_name = %s", line.model_name) == [("moved",)]
 
 
 def _finished(connection: requests.Connection, request_id: int) -> requests.Request | None:

@@ -13,6 +13,7 @@ from feature_repo.contracts import contracts
 from feature_repo.errors import BadConfiguration, BadRecord
 from feature_repo.labels import UNNAMED, Label, parse
 from pipelines.labels import _batches
+from tests.cases import bad_inputs
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 GOOD = {"transaction_id": "txn_1", "is_fraud": True, "label_time": "2026-01-30T10:00:00+02:00", "source": "analyst"}
@@ -52,7 +53,8 @@ def test_every_example_of_the_contract_is_taken(name: str) -> None:
         (sent(is_fraud=1), "TYPE"),
         (sent(is_fraud="true"), "TYPE"),
         (sent(transaction_id=5), "TYPE"),
-        (sent(label_time=1_700_000_000), "TYPE"),
+        (sent(label_time=1_700_000_000), "TIME_FORMAT"),
+        (sent(label_time=True), "TYPE"),
         (sent(transaction_id="  "), "ID_FORMAT"),
         (sent(transaction_id="x" * 129), "ID_FORMAT"),
         (sent(transaction_id="a\x00b"), "ID_FORMAT"),
@@ -69,6 +71,36 @@ def test_a_bad_label_is_refused_by_name(payload: bytes | None, code: str) -> Non
         parse(payload, NOW, 300)
     assert refused.value.code == code
     assert "4111" not in str(refused.value)
+
+
+def code_of(payload: bytes | None, now: datetime) -> str:
+    try:
+        parse(payload, now, 300)
+    except BadRecord as error:
+        return error.code
+    return ""
+
+
+@pytest.mark.parametrize("case", bad_inputs.DOCUMENTS, ids=lambda case: case.name)
+def test_a_document_that_is_no_payment_is_no_label_under_the_same_code(case: bad_inputs.Case) -> None:
+    assert code_of(case.payload, NOW) == case.code
+
+
+ALIKE = {"timestamp": "label_time", "transaction_id": "transaction_id"}
+
+
+@pytest.mark.parametrize("case", bad_inputs.CASES, ids=lambda case: case.name)
+def test_ids_and_times_are_those_of_payments(case: bad_inputs.Case) -> None:
+    """What a payment's id or time may not be, a label's may not be either; every good payment can be labelled."""
+    if case in bad_inputs.DOCUMENTS or (case.code and case.field not in ALIKE):
+        return
+    assert case.payload is not None
+    document = json.loads(case.payload)
+    label = {ours: document[theirs] for theirs, ours in ALIKE.items() if theirs in document} | {"is_fraud": True}
+    now = datetime.fromtimestamp(bad_inputs.BROKER_TIME_US / 1e6, UTC)
+    assert code_of(json.dumps(label).encode(), now) == case.code
+    if not case.code and "event_time" in case.expect:
+        assert parse(json.dumps(label).encode(), now, 300).label_time == case.expect["event_time"]
 
 
 def rows(file: Path) -> list[dict[str, Any]]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.errors import BadConfiguration, VigilError
+from feature_repo.errors import BadConfiguration, DependencyDown, VigilError
 from feature_repo.settings import Settings
 from pipelines.gate.report import page
-from pipelines.lifecycle import Days
+from pipelines.lifecycle import AGAIN_S, Days
 from pipelines.threshold import threshold_of
 from serving import artifact
 from serving.artifact import Manifest
@@ -35,6 +35,22 @@ def test_a_daily_job_runs_once_a_day_and_its_failure_stops_nobody() -> None:
         today[0] = date(2026, 1, day)
         days.look(SETTINGS)
     assert done == [(name, date(2026, 1, day)) for day in (1, 2) for name in ("broken", "sound")]
+
+
+def test_a_daily_job_that_found_a_server_away_is_tried_again_soon() -> None:
+    tries: list[float] = []
+    now = [0.0]
+
+    def away_twice(_: Settings, day: date) -> None:
+        tries.append(now[0])
+        if len(tries) < 3:
+            raise DependencyDown("stream", "payments-0", "has yet to decide")
+
+    days = Days((away_twice,), lambda: date(2026, 1, 1), lambda: now[0])
+    for _ in range(100):
+        days.look(SETTINGS)
+        now[0] += 1
+    assert tries == [0, AGAIN_S, 2 * AGAIN_S]
 
 
 def test_without_daily_jobs_the_part_ends() -> None:
