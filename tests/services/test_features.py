@@ -36,7 +36,7 @@ class Decided:
         self.topic = f"features-{mark}"
         self.ids = {number: f"{mark}-{number}" for number in range(6)}
         self.states = FakeStates()
-        settings = stack.model_copy(update={"topic": self.topic})
+        settings = stack.model_copy(update={"topic": self.topic, "partitions": 1})
         ledger = Ledger(stack.postgres_dsn, self.topic)
         road = Road(settings, ledger, self.states, FakePublisher(), score_by_amount)  # type: ignore[arg-type]  # fakes
         road.take(records([*(self.paid(number, self.user) for number in range(4))]), PIN, frozenset(), None)
@@ -63,7 +63,9 @@ def run(*arguments: str) -> Result:
 
 
 def told(*arguments: str) -> dict[str, Any]:
-    return dict(json.loads(run(*arguments, "--json").stdout))
+    done = run(*arguments, "--json")
+    assert done.exit_code == 0, done.exception
+    return dict(json.loads(done.stdout))
 
 
 def test_a_past_decision_shows_its_vector_version_and_snapshot(decided: Decided) -> None:
