@@ -116,7 +116,9 @@ def check_rows(settings: Settings, began: float, old: str, new: str) -> None:
     assert {row[2:4] for row in rows} == {(old, None), (old, new), (new, None)}
     assert len({row[2:4] for row in rows}) == len({row[2:5] for row in rows}), "a version has one feature set"
     assert len({row[4] for row in rows}) == 2
-    ranges = {(row[0], row[5]): {(r[2], r[3]) for r in rows if (r[0], r[5]) == (row[0], row[5])} for row in rows}
+    ranges: dict[tuple[Any, Any], set[tuple[Any, Any]]] = {}
+    for partition, _, champion, challenger, _, processed in rows:
+        ranges.setdefault((partition, processed), set()).add((champion, challenger))
     assert all(len(versions) == 1 for versions in ranges.values())
 
 
