@@ -45,7 +45,8 @@ LABEL = "INSERT INTO labels (transaction_id, is_fraud, label_time, source) VALUE
 def live(stack: Settings) -> Iterator[Settings]:
     """A topic and a data set's name of the test's own; afterwards no snapshot is current and no day is counted."""
     topic = f"payments-{uuid.uuid4().hex[:8]}"
-    (made,) = AdminClient({"bootstrap.servers": stack.kafka_bootstrap}).create_topics([NewTopic(topic, 1)]).values()
+    admin = AdminClient({"bootstrap.servers": stack.kafka_bootstrap})
+    (made,) = admin.create_topics([NewTopic(topic, 1)]).values()
     made.result(30)
     yield stack.model_copy(update={"topic": topic, "data": f"live-{topic}"})
     execute(stack, "DELETE FROM merchant_days")
