@@ -79,7 +79,7 @@ CATALOGUE: tuple[Feature, ...] = (
     Feature("amount_log", "-", "log(1 + amount)", Reason.UNUSUAL_AMOUNT),
     Feature("amount_ratio_7d", "7 days", "above(amount / mean), times n/(n+k), n payments", Reason.UNUSUAL_AMOUNT, 2),
     Feature("amount_ratio_30d", "30 days", "above(amount / mean), times n/(n+k)", Reason.UNUSUAL_AMOUNT, 2),
-    Feature("amount_z", "-", "z of the log amount among the user's; -log(1 - z) under 0; shrunk", Reason.UNUSUAL_AMOUNT, 2),
+    Feature("amount_z", "-", "z of the log amount, -log(1 - z) where under 0, shrunk", Reason.UNUSUAL_AMOUNT, 2),
     Feature("amount_to_max", "ring", "above(amount / largest of the ring), 0 without any", Reason.UNUSUAL_AMOUNT, 2),
     Feature("count_10m", "ring 10 min", "log(1 + payments)", Reason.BURST),
     Feature("count_1h", "ring 1 h", "log(1 + payments)", Reason.BURST),
