@@ -8,6 +8,9 @@ Windows end at `now` = the later of the payment's event time and the newest the 
 and hold only payments that arrived before it; `WINDOWS` says what each kind of window holds. In meanings,
 "shrunk" is "times n / (n + k)": n payments that it rests on, k = SHRINK_K; so it is 0 without history.
 `docs/features.md` is made of this file: `vigil features --markdown`.
+
+`above(ratio)` is log((1 + ratio) / 2): 0 at 1, a logarithm far above it, and bounded below, as payments of
+next to nothing are no more remarkable than small ones.
 """
 
 import hashlib
@@ -87,22 +90,25 @@ class Feature:
 
 CATALOGUE: tuple[Feature, ...] = (
     Feature("amount_log", "-", "log(1 + amount)", Reason.UNUSUAL_AMOUNT),
-    Feature("amount_ratio_7d", "7 days", "log(amount / mean amount), shrunk", Reason.UNUSUAL_AMOUNT),
-    Feature("amount_ratio_30d", "30 days", "log(amount / mean amount), shrunk", Reason.UNUSUAL_AMOUNT),
-    Feature("amount_z", "-", "(log amount - mean) / deviation of all the user's, shrunk", Reason.UNUSUAL_AMOUNT),
-    Feature("amount_to_max", "ring", "log(amount / largest of the ring), 0 with no history", Reason.UNUSUAL_AMOUNT),
+    Feature("amount_ratio_7d", "7 days", "above(amount / mean amount), shrunk", Reason.UNUSUAL_AMOUNT, 2),
+    Feature("amount_ratio_30d", "30 days", "above(amount / mean amount), shrunk", Reason.UNUSUAL_AMOUNT, 2),
+    Feature("amount_z", "-", "z of the log amount, -log(1 - z) where under 0, shrunk", Reason.UNUSUAL_AMOUNT, 2),
+    Feature("amount_to_max", "ring", "above(amount / largest of the ring), 0 without any", Reason.UNUSUAL_AMOUNT, 2),
     Feature("count_10m", "ring 10 min", "log(1 + payments)", Reason.BURST),
     Feature("count_1h", "ring 1 h", "log(1 + payments)", Reason.BURST),
     Feature("count_24h", "24 hours", "log(1 + payments)", Reason.BURST),
     Feature("rate_24h", "24 hours / 30 days", "log of (1 + payments) over (1 + payments of a usual day)", Reason.BURST),
-    Feature("spend_24h", "24 hours / 30 days", "log of (1 + sum) over (1 + sum of a usual day)", Reason.BURST),
+    Feature("spend_24h", "24 hours / 30 days", "above(sum / sum of a usual day), 0 with no history", Reason.BURST, 2),
     Feature("since_last", "-", "log(1 + seconds since the user's newest payment), 0 when late", Reason.BURST),
     Feature("hour_distance", "-", "1 - closeness to the user's usual hours, 0 to 2, shrunk", Reason.UNUSUAL_HOUR),
     Feature("new_merchant", "-", "1 where the user never paid there, shrunk", Reason.NEW_MERCHANT, filtered=True),
     Feature("merchants_24h", "ring 24 h", "log(1 + distinct merchants)", Reason.NEW_MERCHANT),
     Feature("new_location", "-", "1 where the user never paid in it, shrunk", Reason.NEW_LOCATION, filtered=True),
     Feature("locations_24h", "ring 24 h", "log(1 + distinct locations)", Reason.NEW_LOCATION),
-    Feature("travel_speed", "-", "log(1 + km/h from the last coordinates), 0 without any", Reason.IMPOSSIBLE_TRAVEL),
+    Feature(
+        "travel_speed", "-", "log(1 + speed from the last coordinates / 900 km/h), 0 without any",
+        Reason.IMPOSSIBLE_TRAVEL, 2,
+    ),
     Feature("new_method", "-", "1 where the user never paid by it, shrunk", Reason.NEW_PAYMENT_METHOD, filtered=True),
     Feature(
         "new_device", "-", "1 where a device is named and the user never used it, shrunk", Reason.NEW_PAYMENT_METHOD,
@@ -110,10 +116,13 @@ CATALOGUE: tuple[Feature, ...] = (
     ),
     Feature("small_run_1h", "ring 1 h", "log(1 + payments under a fifth of the 30 days' mean)", Reason.CARD_TESTING),
     Feature(
-        "jump_after_small", "ring 1 h", "small_run_1h times the positive part of amount_ratio_30d", Reason.CARD_TESTING
+        "jump_after_small", "ring 1 h", "small_run_1h times the positive part of amount_ratio_30d",
+        Reason.CARD_TESTING, 2,
     ),
     Feature("history", "-", "log(1 + payments of the user before this one)", Reason.SPARSE_USER),
-    Feature("amount_z_7d", "half-life 7 days", "amount_z with the weights of the window", Reason.UNUSUAL_AMOUNT),
+    Feature(
+        "amount_z_7d", "half-life 7 days", "amount_z with the weights of the window: of late", Reason.UNUSUAL_AMOUNT, 2
+    ),
     Feature("rate_7d", "7 days / 30 days", "log of (1 + payments) over (1 + as many usual days')", Reason.BURST),
     Feature("merchant_repeats_24h", "ring 24 h", "log(1 + payments at this same merchant)", Reason.CARD_TESTING),
     Feature("merchant_volume_30d", "snapshot 30 days", "log(1 + payments at the merchant)", Reason.RISKY_MERCHANT),

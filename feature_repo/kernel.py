@@ -31,6 +31,7 @@ AHEAD = 3  # payments between asking for a record and folding into it
 SMALL_SHARE = 0.2  # a payment under this share of the user's mean is small (card testing)
 PRIOR_VARIANCE = 1.0  # of log amounts, before a user has shown their own
 EARTH_RADIUS_KM = 6371.0
+AIRLINER_KM_PER_HOUR = 900.0  # of speeds, the first that no honest traveller is much above
 MIN_TRAVEL_HOURS = 1.0 / 60.0  # two payments within a minute count as a minute apart
 
 _AMOUNT_LOG, _RATIO_7D, _RATIO_30D, _Z, _TO_MAX = catalogue.positions(
@@ -50,18 +51,32 @@ _VOLUME, _RISK_7D, _RISK_30D = catalogue.positions(["merchant_volume_30d", "merc
 
 
 @part
+def _above(ratio: float) -> Any:
+    """log((1 + ratio) / 2): half the logarithm around 1, the logarithm far above, bounded below.
+
+    A payment of next to nothing is no more remarkable than a small one. Under a plain logarithm the smallest
+    payments are the furthest from usual, and hide those that are five times too large.
+    """
+    return log(0.5 + 0.5 * ratio)
+
+
+@part
 def _shrunk_ratio(amount: float, count: int, amounts: float) -> Any:
-    """log(amount / mean), weighted by how much history backs the mean; 0 without history."""
+    """The amount against the mean, weighted by how much history backs the mean; 0 without history."""
     if count == 0 or amounts <= 0.0:
         return np.float32(0.0)
-    return log(amount * count / amounts) * np.float32(count / (count + SHRINK_K))
+    return _above(amount * count / amounts) * np.float32(count / (count + SHRINK_K))
 
 
 @part
 def _shrunk_z(value: float, weight: float, mean: float, squares: float) -> float:
-    """(value - mean) / deviation of payments that weigh so much in all, both drawn towards ordinary."""
+    """(value - mean) / deviation of payments that weigh so much in all, both drawn towards ordinary.
+
+    Below the mean it grows with the logarithm only, as _above does.
+    """
     deviation = math.sqrt((squares + SHRINK_K * PRIOR_VARIANCE) / (weight + SHRINK_K))
-    return weight / (weight + SHRINK_K) * (value - mean) / deviation
+    z = (value - mean) / deviation
+    return weight / (weight + SHRINK_K) * (z if z >= 0.0 else -log(1.0 - z))
 
 
 @part
@@ -122,7 +137,7 @@ def _amounts(s: State, amount: float, log_amount: float, week: Window, month: Wi
         mean = s.recent_log / weight
         squares = max(0.0, s.recent_square - mean * s.recent_log)
     out[_RECENT_Z] = _shrunk_z(log_amount, weight, mean, squares)
-    out[_TO_MAX] = log(amount / largest) if largest > 0.0 else 0.0
+    out[_TO_MAX] = _above(amount / largest) if largest > 0.0 else 0.0
     return ratio
 
 
@@ -139,7 +154,7 @@ def _bursts(s: State, t: int, now: int, week: Window, month: Window, hour: tuple
     out[_COUNT_24H] = log_count(day_count)
     out[_RATE_24H] = log((1.0 + day_count) / (1.0 + daily))
     out[_RATE_7D] = log((1.0 + week[0]) / (1.0 + daily * days))
-    out[_SPEND_24H] = log((1.0 + day_sum) / (1.0 + daily_sum))
+    out[_SPEND_24H] = _above(day_sum / daily_sum) if daily_sum > 0.0 else 0.0
     out[_SINCE] = log(1.0 + (t - s.newest) / SECOND) if s.count and t > s.newest else 0.0
 
 
@@ -174,7 +189,8 @@ def _features(
     out[_LOCATIONS_24H] = log_count(towns)
     out[_SPEED] = 0.0
     if s.has_geo and not (math.isnan(lat) or math.isnan(lon)):
-        out[_SPEED] = log(1.0 + _km_per_hour(s.latitude, s.longitude, s.geo_time, lat, lon, t))
+        speed = _km_per_hour(s.latitude, s.longitude, s.geo_time, lat, lon, t)
+        out[_SPEED] = log(1.0 + speed / AIRLINER_KM_PER_HOUR)
     out[_NEW_METHOD] = 0.0 if known_method else weight
     out[_NEW_DEVICE] = 0.0 if known_device else weight
     run = log_count(small_run)

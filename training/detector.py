@@ -4,9 +4,10 @@ Two verbs, `score` and `contributions`. A row is standardised robustly and recon
 the ensemble; each column's squared residual is divided by that column's mean squared residual on the
 training rows (both signs count, MODELS.md §1.3). That normalised residual is turned into evidence: minus the
 logarithm of how rare such a residual is in its column, from a heavy-tailed law fitted per column, and the
-columns' evidence is added as Fisher adds p-values. Without that step one wild column outweighs five that
-are odd together, which is what fraud looks like: average precision on simulated payments was 0.15 by plain
-means of residuals and 0.49 by evidence.
+columns' evidence is added as Fisher adds p-values, each with its column's weight (training/weights.py). Without
+that step one wild column outweighs five that are odd together, which is what fraud looks like.
+The network reads no value further out than the recipe's `reach`, in training and in use: it can neither learn to
+copy what is far out nor be led astray by it, so a wild value is its own column's residual and nobody else's.
 Assumes that anomalies are rare among the training rows.
 """
 
@@ -25,6 +26,7 @@ from training.network import Autoencoder, Trained, fixed_threads, train
 from training.recipes import Recipe
 from training.table import numbers
 from training.tails import Tail, fit_tail
+from training.weights import learn
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -32,6 +34,7 @@ MIN_ROWS = 256
 IQR_OF_A_NORMAL = 1.349  # interquartile range of a normal distribution, in standard deviations
 FAR = 1e30  # where a standardised value is cut before its logarithm: keeps float32 finite
 SLICE_ROWS = 2_048  # stays in the second-level cache
+WEIGHED_ROWS = 50_000  # ordinary rows that weights are learned from; more would only move the intercept
 BY_CHANCE = 2.0  # nats of evidence that one ordinary value in seven has
 REMAINDER = 0.05  # weight of evidence within chance: gives an ordinary row shares as well
 TINY = 1e-12
@@ -89,16 +92,22 @@ class Member:
     """One network of the ensemble and, per column, what its residuals are on the training rows."""
 
     network: Autoencoder
+    reach: float  # standardised deviations at which the network's input is cut
     variance: Tensor  # float32[F], mean squared residual, at or above the floor
     tail: Tail  # of the normalised residual
 
+    def expected(self, rows: Tensor) -> Tensor:
+        """Standardised rows as the network would have them."""
+        expected: Tensor = self.network(rows.clamp(-self.reach, self.reach))
+        return expected
+
     def residuals(self, rows: Tensor) -> Tensor:
         """Normalised squared residuals of standardised rows, [n, F]."""
-        return (rows - self.network(rows)).square() / self.variance
+        return (rows - self.expected(rows)).square() / self.variance
 
     def into(self, graph: Graph, rows: str) -> str:
         """`residuals` as nodes."""
-        value = rows
+        value = graph.add("Clip", rows, graph.constant(-self.reach), graph.constant(self.reach))
         for layer in self.network.layers:
             if isinstance(layer, nn.Linear):
                 weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
@@ -117,6 +126,7 @@ class Detector:
     kept: tuple[int, ...]
     normalisation: Normalisation
     members: tuple[Member, ...]
+    weights: Tensor  # float32[kept], how much a column's evidence counts, around 1
     losses: tuple[tuple[float, ...], ...]  # per member and optimiser step
 
     @property
@@ -125,7 +135,7 @@ class Detector:
 
     def score(self, x: npt.ArrayLike) -> FloatArray:
         """[n, width] -> [n], at or above 0, higher is more anomalous; ordinary rows lie around 1."""
-        return self._over_slices(numbers(x), lambda _, evidence: weighed(evidence).mean(dim=1))
+        return self._over_slices(numbers(x), lambda _, evidence: (weighed(evidence) * self.weights).mean(dim=1))
 
     def contributions(self, x: npt.ArrayLike) -> FloatArray:
         """[n, width] -> [n, width]: each column's share of the evidence; rows sum to 1, dropped columns are 0."""
@@ -145,7 +155,8 @@ class Detector:
         evidence = [member.tail.into(graph, part) for member, part in zip(self.members, residuals, strict=True)]
         together = _mean_into(graph, evidence)
         shares = graph.shares(_loud_into(graph, _mean_into(graph, residuals), together))
-        weighed_in = graph.add("Mul", together, graph.add("Sqrt", together))
+        strength = graph.add("Mul", together, graph.add("Sqrt", together))
+        weighed_in = graph.add("Mul", strength, graph.constant(self.weights.numpy()))
         return graph.add("Mul", graph.total(weighed_in), graph.constant(1 / len(self.kept))), shares
 
     def expected(self, x: FloatArray) -> FloatArray:
@@ -153,7 +164,7 @@ class Detector:
         result = x.copy()
         with fixed_threads(), torch.no_grad():
             rows = self.normalisation(torch.from_numpy(np.ascontiguousarray(x[:, self.kept])))
-            mean = torch.stack([member.network(rows) for member in self.members]).mean(dim=0)
+            mean = torch.stack([member.expected(rows) for member in self.members]).mean(dim=0)
             result[:, self.kept] = self.normalisation.undone(mean).numpy()
         return result
 
@@ -165,11 +176,15 @@ class Detector:
         with fixed_threads(), torch.no_grad():
             for start in range(0, len(x), SLICE_ROWS):
                 chosen = np.ascontiguousarray(x[start : start + SLICE_ROWS, self.kept])
-                rows = self.normalisation(torch.from_numpy(chosen))
-                residuals = [member.residuals(rows) for member in self.members]
-                evidence = [member.tail(part) for member, part in zip(self.members, residuals, strict=True)]
-                parts.append(answer(torch.stack(residuals).mean(dim=0), torch.stack(evidence).mean(dim=0)).numpy())
+                parts.append(answer(*_evidence(self.members, self.normalisation(torch.from_numpy(chosen)))).numpy())
         return np.concatenate(parts)
+
+
+def _evidence(members: tuple[Member, ...], rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised squared residuals and evidence of standardised rows, both [n, F], means over the ensemble."""
+    residuals = [member.residuals(rows) for member in members]
+    evidence = [member.tail(part) for member, part in zip(members, residuals, strict=True)]
+    return torch.stack(residuals).mean(dim=0), torch.stack(evidence).mean(dim=0)
 
 
 def weighed(evidence: Tensor) -> Tensor:
@@ -202,24 +217,31 @@ def _loud_into(graph: Graph, residuals: str, evidence: str) -> str:
     return graph.add("Mul", graph.add("Add", beyond, remainder), root)
 
 
-def fit_autoencoder(x: npt.ArrayLike, recipe: Recipe | None = None) -> Detector:
+def fit_autoencoder(x: npt.ArrayLike, recipe: Recipe | None = None, known: npt.ArrayLike | None = None) -> Detector:
     """Fit to numeric rows [n, width] believed ordinary, by the default recipe unless one is given.
 
-    Same rows, recipe and seed: same detector.
+    `known` [m, width] are rows known to be anomalies, where there are any: the networks never see them, the
+    columns' weights are learned from them. Same rows, recipe and seed: same detector.
 
     Raises BadConfiguration where there are too few rows, no column that varies, or a value that is not finite.
     """
     recipe = recipe or recipes.default()
     x = numbers(x)
+    known = x[:0] if known is None else numbers(known)
     if len(x) < MIN_ROWS:
         raise BadConfiguration(f"{len(x)} rows to train on, at least {MIN_ROWS} are needed")
+    if known.shape[1] != x.shape[1]:
+        raise BadConfiguration(f"known anomalies of shape {known.shape}, rows to train on have {x.shape[1]} columns")
     kept = varying(x)
     rows_in = x[:, kept]
     normalisation = Normalisation.fit(rows_in, recipe.soft_clip)
     rows = normalisation(torch.from_numpy(rows_in))
-    trained = [train(rows, recipe, network) for network in range(recipe.seeds)]
-    members = tuple(_member(fit, rows, recipe.variance_floor) for fit in trained)
-    return Detector(x.shape[1], kept, normalisation, members, tuple(fit.losses for fit in trained))
+    within = rows.clamp(-recipe.reach, recipe.reach)
+    trained = [train(within, recipe, network) for network in range(recipe.seeds)]
+    members = tuple(_member(fit, rows, recipe) for fit in trained)
+    odd = normalisation(torch.from_numpy(np.ascontiguousarray(known[:, kept])))
+    weights = _weights(members, rows, odd, recipe.belief)
+    return Detector(x.shape[1], kept, normalisation, members, weights, tuple(fit.losses for fit in trained))
 
 
 def varying(x: FloatArray) -> tuple[int, ...]:
@@ -230,11 +252,21 @@ def varying(x: FloatArray) -> tuple[int, ...]:
     return kept
 
 
-def _member(fit: Trained, rows: Tensor, floor: float) -> Member:
+def _member(fit: Trained, rows: Tensor, recipe: Recipe) -> Member:
     squares = torch.empty_like(rows)
     with fixed_threads(), torch.no_grad():
         for start in range(0, len(rows), SLICE_ROWS):
             part = rows[start : start + SLICE_ROWS]
-            squares[start : start + SLICE_ROWS] = (part - fit.network(part)).square()
-    variance = squares.mean(dim=0, dtype=torch.float64).to(torch.float32).clamp(min=floor)
-    return Member(fit.network, variance, fit_tail((squares / variance).numpy(), (RESOLUTION / variance).numpy()))
+            within = part.clamp(-recipe.reach, recipe.reach)
+            squares[start : start + SLICE_ROWS] = (part - fit.network(within)).square()
+    variance = squares.mean(dim=0, dtype=torch.float64).to(torch.float32).clamp(min=recipe.variance_floor)
+    tail = fit_tail((squares / variance).numpy(), (RESOLUTION / variance).numpy())
+    return Member(fit.network, recipe.reach, variance, tail)
+
+
+def _weights(members: tuple[Member, ...], rows: Tensor, known: Tensor, belief: float) -> Tensor:
+    """Of each column's evidence, from a sample of the training rows and from the known anomalies."""
+    sample = rows[:: max(1, len(rows) // WEIGHED_ROWS)]
+    with fixed_threads(), torch.no_grad():
+        ordinary, odd = (weighed(_evidence(members, part)[1]).numpy() for part in (sample, known))
+    return torch.from_numpy(learn(ordinary, odd, belief))

@@ -51,7 +51,7 @@ class Model(Protocol):
 
 
 def _autoencoder(data: TrainingSet, recipe: Recipe) -> Model:
-    return detector.fit_autoencoder(data.x[~data.label], recipe)
+    return detector.fit_autoencoder(data.x[~data.label], recipe, known=data.x[data.label])
 
 
 FITS: dict[str, Callable[[TrainingSet, Recipe], Model]] = {

@@ -8,6 +8,7 @@ import numpy as np
 
 from feature_repo.errors import BadConfiguration
 from feature_repo.settings import Settings
+from pipelines import labels
 from pipelines.compare import live, paired
 from pipelines.compare.paired import Pair, Payments
 from pipelines.gate.comparison import Comparison, Slice
@@ -114,6 +115,7 @@ def _window(
         raise BadConfiguration(f"one of the two was trained up to {trained}: they are compared on later days")
     if last < first:
         raise BadConfiguration(f"data set {name} has no day after {trained}, the end of training, to compare on")
+    labels.fetch(settings, name)
     rows = load_training_set(settings, name, first, last, now)
     mature = rows.take(~np.isin(rows.day, np.unique(rows.day[rows.too_young])))
     if not len(mature):

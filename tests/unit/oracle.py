@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from feature_repo.features import RING_SIZE, SHRINK_K
-from feature_repo.kernel import EARTH_RADIUS_KM, PRIOR_VARIANCE, SMALL_SHARE
+from feature_repo.kernel import AIRLINER_KM_PER_HOUR, EARTH_RADIUS_KM, PRIOR_VARIANCE, SMALL_SHARE
 from feature_repo.memory import CONFLICT, DUPLICATE, LATE
 from feature_repo.state import DAY, HOUR
 
@@ -94,19 +94,19 @@ def meaning(p: Payment, past: list[Payment], known: dict[str, MerchantStats]) ->
         "amount_ratio_7d": ratio(p.amount, week),
         "amount_ratio_30d": ratio_30d,
         "amount_z": trust * z_score(p.amount, past),
-        "amount_to_max": math.log(p.amount / max(q.amount for q in ring)) if ring else 0.0,
+        "amount_to_max": above(p.amount / max(q.amount for q in ring)) if ring else 0.0,
         "count_10m": math.log(1 + len(ring_10m)),
         "count_1h": math.log(1 + len(ring_1h)),
         "count_24h": math.log(1 + len(day)),
         "rate_24h": math.log((1 + len(day)) / (1 + len(month) / days_known)),
-        "spend_24h": math.log((1 + total(day)) / (1 + total(month) / days_known)),
+        "spend_24h": above(total(day) / (total(month) / days_known)) if month else 0.0,
         "since_last": math.log(1 + max(0, p.time - max(q.time for q in past)) / SECOND) if past else 0.0,
         "hour_distance": trust - hour_closeness(p, past),
         "new_merchant": trust if p.merchant not in {q.merchant for q in past} else 0.0,
         "merchants_24h": math.log(1 + len({q.merchant for q in ring_24h})),
         "new_location": trust if p.place not in {q.place for q in past} else 0.0,
         "locations_24h": math.log(1 + len({q.place for q in ring_24h})),
-        "travel_speed": math.log(1 + speed(p, past)),
+        "travel_speed": math.log(1 + speed(p, past) / AIRLINER_KM_PER_HOUR),
         "new_method": trust if p.method not in {q.method for q in past} else 0.0,
         "new_device": trust if p.device is not None and p.device not in {q.device for q in past} else 0.0,
         "small_run_1h": math.log(1 + len(small)),
@@ -141,9 +141,18 @@ def small_limit(month: list[Payment]) -> float:
     return SMALL_SHARE * total(month) / len(month) if month else 0.0
 
 
+def above(ratio: float) -> float:
+    """As the logarithm above 1; not under log(1/2) below."""
+    return math.log((1 + ratio) / 2)
+
+
+def below_softly(z: float) -> float:
+    return z if z >= 0 else -math.log(1 - z)
+
+
 def ratio(amount: float, window: list[Payment]) -> float:
     n = len(window)
-    return math.log(amount / (total(window) / n)) * n / (n + SHRINK_K) if window else 0.0
+    return above(amount / (total(window) / n)) * n / (n + SHRINK_K) if window else 0.0
 
 
 def z_score(amount: float, past: list[Payment]) -> float:
@@ -151,7 +160,8 @@ def z_score(amount: float, past: list[Payment]) -> float:
     logs = [math.log(1 + q.amount) for q in past]
     mean = sum(logs) / len(logs) if logs else 0.0
     squares = sum((x - mean) ** 2 for x in logs)
-    return (math.log(1 + amount) - mean) / math.sqrt((squares + SHRINK_K * PRIOR_VARIANCE) / (len(past) + SHRINK_K))
+    deviation = math.sqrt((squares + SHRINK_K * PRIOR_VARIANCE) / (len(past) + SHRINK_K))
+    return below_softly((math.log(1 + amount) - mean) / deviation)
 
 
 def recent_z_score(amount: float, past: list[Payment], now: int) -> float:
@@ -164,7 +174,7 @@ def recent_z_score(amount: float, past: list[Payment], now: int) -> float:
     mean = math.fsum(w * x for w, x in zip(weights, logs, strict=True)) / weight
     squares = math.fsum(w * (x - mean) ** 2 for w, x in zip(weights, logs, strict=True))
     deviation = math.sqrt((squares + SHRINK_K * PRIOR_VARIANCE) / (weight + SHRINK_K))
-    return weight / (weight + SHRINK_K) * (math.log(1 + amount) - mean) / deviation
+    return weight / (weight + SHRINK_K) * below_softly((math.log(1 + amount) - mean) / deviation)
 
 
 def hour_closeness(p: Payment, past: list[Payment]) -> float:

@@ -11,6 +11,7 @@ from training.detector import Detector, Normalisation, fit_autoencoder
 from training.evaluation import average_precision
 from training.export import to_onnx, verify
 from training.tails import fit_tail
+from training.weights import LEAST, MIN_KNOWN
 
 WIDTH = 12
 RECIPE = recipes.named("fast", ["updates=80", "batch_rows=512"])
@@ -75,6 +76,31 @@ def test_both_directions_of_a_column_are_odd(detector: Detector) -> None:
     table[1, PLANTED] -= 10
     ordinary = np.quantile(detector.score(correlated(6_000, WIDTH, seed=10)), 0.99)
     assert (detector.score(table) > ordinary).all()
+
+
+def test_the_column_in_which_known_anomalies_are_odd_counts_more() -> None:
+    known = correlated(400, WIDTH, seed=20)
+    known = known[with_planted(known, 0.5, seed=21)]
+    taught = fit_autoencoder(correlated(6_000, WIDTH, seed=1), RECIPE, known)
+    assert int(taught.weights.argmax()) == PLANTED  # column 11 alone is dropped, behind it
+    assert float(taught.weights.min()) >= LEAST
+
+
+def test_few_known_anomalies_teach_nothing() -> None:
+    known = correlated(MIN_KNOWN - 1, WIDTH, seed=20)
+    assert (fit_autoencoder(correlated(6_000, WIDTH, seed=1), RECIPE, known).weights == 1).all()
+
+
+def test_known_anomalies_of_another_width_are_refused() -> None:
+    with pytest.raises(BadConfiguration, match="known anomalies of shape"):
+        fit_autoencoder(correlated(1_000, WIDTH, seed=1), RECIPE, correlated(30, WIDTH + 1, seed=1))
+
+
+def test_a_wild_value_is_blamed_on_its_own_column(detector: Detector) -> None:
+    """Whatever its size: the networks read it only as far as their reach."""
+    table = correlated(2_000, WIDTH, seed=22)
+    table[:, PLANTED] += 1e6
+    assert (detector.contributions(table).argmax(axis=1) == PLANTED).mean() > 0.99
 
 
 def test_the_exported_graph_agrees_with_torch(detector: Detector) -> None:

@@ -98,13 +98,14 @@ def test_the_same_data_and_recipe_give_the_same_bytes(fitted: Fitted, rows: Trai
     assert again.manifest == fitted.manifest
 
 
-def test_known_fraud_is_not_trained_on(rows: TrainingSet) -> None:
+def test_known_fraud_weighs_columns_and_trains_no_network(rows: TrainingSet) -> None:
     recipe = recipes.named("fast", SMALL)
     taught = fit_folds(rows, recipe)[0].model
     spoilt = rows.x.copy()
     spoilt[rows.label] = 1e6
     same = fit_folds(replace(rows, x=spoilt), recipe)[0].model
-    np.testing.assert_array_equal(taught.score(rows.x), same.score(rows.x))
+    np.testing.assert_array_equal(taught.expected(rows.x), same.expected(rows.x))
+    assert not np.array_equal(taught.weights, same.weights)
 
 
 def test_folds_hold_out_whole_days_and_every_row_once(rows: TrainingSet) -> None:

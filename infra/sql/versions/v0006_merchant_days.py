@@ -1,13 +1,13 @@
 """Payments per merchant and day, for the daily snapshots: a day is counted once, after it ended.
 
 Revision ID: 0006
-Revises: 0004
+Revises: 0005
 """
 
 from alembic import op
 
 revision = "0006"
-down_revision: str | None = "0004"
+down_revision: str | None = "0005"
 branch_labels = None
 depends_on = None
 
