@@ -15,7 +15,6 @@ from rich.table import Table
 from feature_repo import settings as configuration
 from feature_repo.errors import BadConfiguration
 from feature_repo.features import CATALOGUE, NAMES, RING_SIZE, feature_set_id
-from feature_repo.transaction import rfc3339
 
 if TYPE_CHECKING:
     from pipelines.logged import Logged
@@ -107,6 +106,7 @@ def _print_catalogue(as_json: bool) -> None:
 
 def _print_user(user: str, as_json: bool) -> None:
     from feature_repo.activity import AGGREGATES
+    from feature_repo.transaction import rfc3339
 
     values = _online("user_activity", [aggregate.name for aggregate in AGGREGATES], {"user_id": user})
     shown = {name: rfc3339(value) if isinstance(value, datetime) else value for name, value in values.items()}
@@ -143,6 +143,7 @@ def _print_merchant(merchant: str, as_json: bool) -> None:
 
 
 def _print_decision(transaction: str, user: str | None, as_json: bool) -> None:
+    from feature_repo.transaction import rfc3339
     from pipelines.logged import logged
 
     row = logged(configuration.load(), transaction, user)

@@ -20,8 +20,8 @@ from pipelines.road import log_ends
 from streaming.ledger import Ledger
 from streaming.partition import Road, Taken
 from streaming.records import Records
-from streaming.scoring import Pin
-from tests.unit.road_fakes import PIN, FakePublisher, FakeStates, score_by_amount
+from streaming.scoring import Pin, Pins
+from tests.unit.road_fakes import PIN, FakeChallenger, FakePublisher, FakeStates, score_by_amount
 
 PARTITIONS = 2
 
@@ -42,6 +42,7 @@ class Stream:
             self.states,  # type: ignore[arg-type]  # the fakes have the same methods
             FakePublisher(),  # type: ignore[arg-type]
             score_by_amount,
+            FakeChallenger(),
         )
 
     def send(self, payments: list[dict[str, Any]]) -> None:
@@ -61,7 +62,7 @@ class Stream:
             first = done.get(partition, 0)
             if first < end:
                 records = self._records(partition, first, end)
-                taken.append(self.road.take(records, pin, frozenset(), merchants))
+                taken.append(self.road.take(records, Pins(pin), frozenset(), merchants))
         return taken
 
     def _records(self, partition: int, first: int, end: int) -> Records:

@@ -20,7 +20,8 @@ from feature_repo.settings import Settings
 from pipelines.cli import app
 from streaming.ledger import Ledger
 from streaming.partition import Road
-from tests.unit.road_fakes import PIN, FakePublisher, FakeStates, score_by_amount
+from streaming.scoring import Pins
+from tests.unit.road_fakes import PIN, FakeChallenger, FakePublisher, FakeStates, score_by_amount
 from tests.unit.streams import KNOWN, snapshot_of
 from tests.unit.test_road import payment, records
 
@@ -38,10 +39,11 @@ class Decided:
         self.states = FakeStates()
         settings = stack.model_copy(update={"topic": self.topic, "partitions": 1})
         ledger = Ledger(stack.postgres_dsn, self.topic)
-        road = Road(settings, ledger, self.states, FakePublisher(), score_by_amount)  # type: ignore[arg-type]  # fakes
-        road.take(records([*(self.paid(number, self.user) for number in range(4))]), PIN, frozenset(), None)
+        fakes: Any = (self.states, FakePublisher(), score_by_amount, FakeChallenger())
+        road = Road(settings, ledger, *fakes)
+        road.take(records([*(self.paid(number, self.user) for number in range(4))]), Pins(PIN), frozenset(), None)
         later = [self.paid(4, self.user, 90_000.0), self.paid(5, self.user, currency="EUR"), self.paid(0, self.other)]
-        road.take(records([*later], first=4), PIN, frozenset(), SNAPSHOT)
+        road.take(records([*later], first=4), Pins(PIN), frozenset(), SNAPSHOT)
         ledger.close()
 
     def paid(self, number: int, user: str, amount: float = 20.0, **other: Any) -> bytes:

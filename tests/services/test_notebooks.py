@@ -1,6 +1,7 @@
 """The notebooks that need the registry or PostgreSQL, in their order, on one simulated history."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,10 @@ from serving.artifact import Artifact
 from streaming.decisions import NOT_UNSCORED
 from streaming.ledger import Ledger
 from streaming.partition import Road
-from streaming.scoring import Pin, Scores
+from streaming.scoring import Pin, Pins, Scores
 from tests.cases import notebooks
 from tests.live import environment
-from tests.unit.road_fakes import FakePublisher, FakeStates
+from tests.unit.road_fakes import FakeChallenger, FakePublisher, FakeStates
 from tests.unit.test_road import payment, records
 
 DATA = "notebooks"
@@ -63,8 +64,9 @@ def decide(line: Settings, artifact: Artifact) -> None:
     pin = Pin(artifact.version, artifact.manifest.feature_set_id, (), artifact.manifest.threshold)
     ledger = Ledger(line.postgres_dsn, line.topic)
     alone = line.model_copy(update={"partitions": 1})  # so that every payment lies where it belongs
-    road = Road(alone, ledger, FakeStates(), FakePublisher(), in_process(artifact))  # type: ignore[arg-type]  # fakes
-    road.take(records(values), pin, frozenset(), None)
+    fakes: Any = (FakeStates(), FakePublisher(), in_process(artifact), FakeChallenger())
+    road = Road(alone, ledger, *fakes)
+    road.take(records(values), Pins(pin), frozenset(), None)
 
 
 def in_process(artifact: Artifact) -> Callable[[npt.NDArray[np.float32], Pin | None], Scores]:

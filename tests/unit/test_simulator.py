@@ -136,10 +136,8 @@ def _area_under_curve(score: np.ndarray, positive: np.ndarray) -> float:
     return float((rank[positive].sum() - count * (count + 1) / 2) / (count * (len(score) - count)))
 
 
-def test_no_raw_column_gives_the_label_away(history: pa.Table, month: list[days_of.Day]) -> None:
+def test_no_raw_category_gives_the_label_away(history: pa.Table, month: list[days_of.Day]) -> None:
     is_fraud = _joined(month, "mechanism") > 0
-    amount = history["amount"].to_numpy()
-    assert abs(_area_under_curve(amount, is_fraud) - 0.5) < 0.25
     for column in ("location", "payment_method", "merchant_category", "channel"):
         codes = history[column].combine_chunks().dictionary_encode().indices.to_numpy()
         share = np.bincount(codes, weights=is_fraud) / np.bincount(codes)
