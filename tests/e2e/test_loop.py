@@ -87,7 +87,7 @@ def test_a_change_of_habits_is_seen_answered_and_taken_back(stack: Stack) -> Non
     settings = stack.settings
     trained = (START + timedelta(days=WARM_UP), START + timedelta(days=TRAINED - 1))
     champion = train(settings, PAST, *trained, recipe="default", overrides=SMALL)
-    promote(settings, champion, "test")
+    promote(settings, champion, "test", override="the first one, before there is anything to judge it by")
     stack.up()
     demo = Demo(stack, Scale(), lambda step, what: None)
     demo.await_served(champion)

@@ -73,7 +73,7 @@ def changed(line: Settings) -> str:
 @pytest.fixture(scope="module")
 def champion(line: Settings, calm: str) -> str:
     version = train(line, calm, FIRST_DAY, FIRST_DAY + timedelta(days=TRAINED - 1), recipe="default", overrides=SMALL)
-    promote(line, version, "test")
+    promote(line, version, "test", override="twelve mature days only")
     return version
 
 
