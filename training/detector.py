@@ -35,7 +35,7 @@ IQR_OF_A_NORMAL = 1.349  # interquartile range of a normal distribution, in stan
 FAR = 1e30  # where a standardised value is cut before its logarithm: keeps float32 finite
 SLICE_ROWS = 2_048  # stays in the second-level cache
 WEIGHED_ROWS = 50_000  # ordinary rows that weights are learned from; more would only move the intercept
-CERTAIN = 4.0  # nats of evidence, one ordinary value in 55, beyond which size alone divides the blame
+CERTAIN = 3.0  # nats of evidence, one ordinary value in twenty, beyond which size alone divides the blame
 TINY = 1e-12
 # Squared residual, in squares of a standardised deviation, under which evidence is cut off: two processors
 # round a network's answer to within 1e-6, so evidence of a residual of 0.03 is the same on both within 1e-4.
