@@ -19,6 +19,7 @@ from enum import StrEnum
 
 RING_SIZE = 32
 SHRINK_K = 5.0  # payments' worth of belief in "ordinary", for users with little history (MODELS.md: 5 to 10)
+AIRLINER_KM_PER_HOUR = 900.0  # of speeds, the first that no honest traveller is much above
 MIN_HISTORY_FOR_REASONS = 5  # below this many payments no reason compares a user with himself
 
 # Kinds of windows, the first that fits a part of a feature's `window` counts.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from feature_repo import features as catalogue
 from feature_repo import memory, sketches, state
 from feature_repo.compiled import entry, part, source_stamp
-from feature_repo.features import RING_SIZE, SHRINK_K, WIDTH
+from feature_repo.features import AIRLINER_KM_PER_HOUR, RING_SIZE, SHRINK_K, WIDTH
 from feature_repo.hashing import Events
 from feature_repo.memory import CONFLICT, DUPLICATE, FOLDED, LATE, State, add, advance, seen
 from feature_repo.sketches import SET_PLACES, Set, fetch, is_new, log, log_count, remember, total
@@ -31,7 +31,6 @@ AHEAD = 3  # payments between asking for a record and folding into it
 SMALL_SHARE = 0.2  # a payment under this share of the user's mean is small (card testing)
 PRIOR_VARIANCE = 1.0  # of log amounts, before a user has shown their own
 EARTH_RADIUS_KM = 6371.0
-AIRLINER_KM_PER_HOUR = 900.0  # of speeds, the first that no honest traveller is much above
 MIN_TRAVEL_HOURS = 1.0 / 60.0  # two payments within a minute count as a minute apart
 
 _AMOUNT_LOG, _RATIO_7D, _RATIO_30D, _Z, _TO_MAX = catalogue.positions(

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from feature_repo.evidence import evidence
 from feature_repo.features import REASONS
 from feature_repo.settings import Settings
 from pipelines.versions import Versions
@@ -18,6 +19,16 @@ from serving.artifact import Artifact
 from serving.wire import NO_REASON, SCORED
 from training.data import TrainingSet, load_training_set, load_window
 
+EVIDENCE = pa.struct(
+    [
+        pa.field("reason", pa.string()),
+        pa.field("measure", pa.string()),
+        pa.field("value", pa.float64()),
+        pa.field("usual", pa.float64()),  # null where there is nothing to compare with
+        pa.field("unit", pa.string()),
+        pa.field("direction", pa.string()),  # above, below or new
+    ]
+)
 # Null score and verdict: the stream would not have scored that payment either (a repeat, another currency).
 SCHEMA = pa.schema(
     [
@@ -28,6 +39,7 @@ SCHEMA = pa.schema(
         pa.field("is_anomaly", pa.bool_()),
         pa.field("reasons", pa.list_(pa.string()), nullable=False),
         pa.field("model_version", pa.string(), nullable=False),
+        pa.field("evidence", pa.list_(EVIDENCE), nullable=False),  # of anomalies alone
     ]
 )
 
@@ -76,6 +88,7 @@ def _table(window: pa.Table, rows: TrainingSet, scored: npt.NDArray[np.void], ar
         pa.array(anomaly).take(place),
         reasons,
         pa.array([artifact.version]).take(pa.array(np.zeros(len(window), np.int8))),
+        pc.fill_null(_evidence(rows, scored, anomaly).take(place), pa.scalar([], pa.list_(EVIDENCE))),
     ]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
@@ -83,6 +96,22 @@ def _table(window: pa.Table, rows: TrainingSet, scored: npt.NDArray[np.void], ar
 def _reasons(codes: npt.NDArray[np.uint8]) -> pa.ListArray:
     """uint8[n, 4] of codes, NO_REASON behind the last, as lists of texts."""
     given = codes != NO_REASON
-    offsets = np.concatenate([[0], np.cumsum(given.sum(axis=1))]).astype(np.int32)
     texts = pa.array([str(reason) for reason in REASONS]).take(pa.array(codes[given]))
-    return pa.ListArray.from_arrays(pa.array(offsets), texts)
+    return _lists(given.sum(axis=1), texts)
+
+
+def _evidence(rows: TrainingSet, scored: npt.NDArray[np.void], anomaly: npt.NDArray[np.bool_]) -> pa.ListArray:
+    """What the anomalies' reasons rest on, an empty list for every other row."""
+    found: list[dict[str, Any]] = []
+    counts = np.zeros(len(scored), np.int32)
+    for place in np.flatnonzero(anomaly):
+        reasons = [str(REASONS[code]) for code in scored["reasons"][place] if code != NO_REASON]
+        shown = evidence(reasons, dict(zip(rows.columns, rows.x[place].tolist(), strict=True)))
+        found += [item.as_json() for item in shown]
+        counts[place] = len(shown)
+    return _lists(counts, pa.array(found, EVIDENCE))
+
+
+def _lists(counts: npt.NDArray[np.integer[Any]], values: pa.Array) -> pa.ListArray:
+    """`values` cut into lists of these lengths."""
+    return pa.ListArray.from_arrays(pa.array(np.r_[0, np.cumsum(counts)], pa.int32()), values)

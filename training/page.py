@@ -38,6 +38,9 @@ def html(report: Mapping[str, Any], manifest: Manifest, curves_png: bytes) -> st
     columns = report["columns"]
     parts += ["<h2>Columns</h2>", _paragraph("Consumed: " + ", ".join(columns["kept"]))]
     parts += [_paragraph("Not consumed: " + (", ".join(columns["dropped"]) or "none"))]
+    if columns["weights"]:
+        parts += [_paragraph("How much each column's evidence counts, learned from the known frauds; 1 is the mean.")]
+        parts += [_table({name: {"weight": weight} for name, weight in columns["weights"].items()})]
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
     return f"{head}<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>"
 

@@ -12,9 +12,11 @@ from serving.scorer import with_reasons
 from training import evaluation
 from training.calibration import Calibration
 from training.data import TrainingSet, Truth
+from training.detector import Detector
 from training.heldout import HeldOut
 from training.models import Model
 from training.recipes import Recipe
+from training.weights import DECIMALS
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -63,6 +65,7 @@ def describe(
         "columns": {
             "kept": [data.columns[place] for place in model.kept],
             "dropped": [name for place, name in enumerate(data.columns) if place not in model.kept],
+            "weights": _weights(data, model),
         },
         "baselines": {name: judged(values) for name, values in held.baselines.items()},
         "reasons": _reasons(rows, held, scores, truth),
@@ -71,6 +74,14 @@ def describe(
         "alert_share_by_day": _alerts_by_day(rows, scores, recipe.alert_budget),
         "loss": [_thinned(losses) for losses in model.losses],
     }
+
+
+def _weights(data: TrainingSet, model: Model) -> dict[str, float]:
+    """How much each column's evidence counts, the heaviest first; nothing for a kind that does not weigh them."""
+    if not isinstance(model, Detector):
+        return {}
+    weights = zip(model.kept, model.weights.tolist(), strict=True)
+    return {data.columns[place]: round(weight, DECIMALS) for place, weight in sorted(weights, key=lambda p: -p[1])}
 
 
 def _slices(

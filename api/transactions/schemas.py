@@ -68,6 +68,17 @@ class Decision(BaseModel):
     ingested_at: UtcTime = Field(description="when the broker received the payment")
 
 
+class Evidence(BaseModel):
+    """What one of anomaly_reasons rests on: the payment's value beside the usual one."""
+
+    reason: str
+    measure: str
+    value: float
+    usual: float | None = Field(description="null where there is nothing to compare with")
+    unit: str
+    direction: Literal["above", "below", "new"]
+
+
 class DecisionDetail(Decision):
     """One decision with its evidence: a superset of what `POST /detect` answers."""
 
@@ -76,6 +87,24 @@ class DecisionDetail(Decision):
             "example": {
                 **EXAMPLE,
                 "reason_shares": [0.61, 0.18],
+                "evidence": [
+                    {
+                        "reason": "unusual_amount_for_user",
+                        "measure": "amount against the mean of 30 days",
+                        "value": 1500.0,
+                        "usual": 62.4,
+                        "unit": "currency",
+                        "direction": "above",
+                    },
+                    {
+                        "reason": "new_merchant_for_user",
+                        "measure": "earlier payments, none at this merchant",
+                        "value": 50.0,
+                        "usual": None,
+                        "unit": "payments",
+                        "direction": "new",
+                    },
+                ],
                 "features": {"amount_log": 7.3139, "amount_ratio_30d": 2.184, "history": 3.9318},
                 "side_inputs": "ms_4d0c3cf2a5b9e817",
                 "artifact_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -87,6 +116,10 @@ class DecisionDetail(Decision):
     )
 
     reason_shares: list[float] = Field(description="share of the anomaly behind each of anomaly_reasons")
+    evidence: list[Evidence] | None = Field(
+        description="behind anomaly_reasons, in their order; null where the model service no longer holds the version, "
+        "as its features may have meant something else"
+    )
     features: dict[str, float] | None = Field(description="what the score was computed from, by name")
     side_inputs: str | None = Field(description="snapshot of merchants behind the features")
     artifact_sha256: str | None = Field(

@@ -10,6 +10,7 @@ from api.errors import TransactionUnknown
 from api.filters import Filters
 from api.transactions.repository import TransactionRepository
 from api.transactions.schemas import Decision, DecisionDetail, Page
+from feature_repo.evidence import evidence
 from feature_repo.features import NAMES
 from feature_repo.transaction import rfc3339
 
@@ -47,13 +48,16 @@ class TransactionService:
         if row is None:
             raise TransactionUnknown
         version = row["model_version"]
-        evidence = {
+        features = vector(row["features"])
+        artifact = self._artifact_of(version) if version is not None else None
+        details = {
             "reason_shares": row["reason_shares"] or [],
-            "features": vector(row["features"]),
-            "artifact_sha256": self._artifact_of(version) if version is not None else None,
+            "evidence": None if artifact is None else _evidence(row["anomaly_reasons"] or [], features),
+            "features": features,
+            "artifact_sha256": artifact,
             "seen_before": row["repeats"] > 0,
         }
-        return DecisionDetail(**{**presented(row), **evidence})
+        return DecisionDetail(**{**presented(row), **details})
 
 
 def presented(row: dict[str, Any]) -> dict[str, Any]:
@@ -67,6 +71,13 @@ def presented(row: dict[str, Any]) -> dict[str, Any]:
         "anomaly_reasons": reasons,
         "decision_id": identity,
     }
+
+
+def _evidence(reasons: list[str], features: dict[str, float] | None) -> list[dict[str, Any]] | None:
+    """A loaded version's features mean what they mean today, or the model service would have refused it."""
+    if features is None or len(features) < len(NAMES):  # decided before a feature was added
+        return None
+    return [found.as_json() for found in evidence(reasons, features)]
 
 
 def vector(stored: bytes | None) -> dict[str, float] | None:

@@ -239,6 +239,10 @@ def test_trained_through_feast_and_scored_offline_every_transaction_once(
     assert alert[found["is_fraud"]].mean() > 0.9
     assert alert[~found["is_fraud"]].mean() < 0.05
     assert set(scores["model_version"].to_pylist()) == {version}
+    for row in scores.select(["is_anomaly", "reasons", "evidence"]).to_pylist():
+        assert {item["reason"] for item in row["evidence"]} <= set(row["reasons"])
+        assert row["is_anomaly"] or not row["evidence"]
+    assert any(scores["evidence"].to_pylist())
 
 
 def test_only_labels_that_had_arrived_are_used(line: Settings, data_set: str) -> None:

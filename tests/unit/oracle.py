@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from feature_repo.features import RING_SIZE, SHRINK_K
-from feature_repo.kernel import AIRLINER_KM_PER_HOUR, EARTH_RADIUS_KM, PRIOR_VARIANCE, SMALL_SHARE
+from feature_repo.features import AIRLINER_KM_PER_HOUR, RING_SIZE, SHRINK_K
+from feature_repo.kernel import EARTH_RADIUS_KM, PRIOR_VARIANCE, SMALL_SHARE
 from feature_repo.memory import CONFLICT, DUPLICATE, LATE
 from feature_repo.state import DAY, HOUR
 

@@ -15,6 +15,7 @@ from tests.cases.tables import CONSTANT, FIRST_DAY, PLANTED, training_set
 from training import data, recipes
 from training.data import TrainingSet, Truth
 from training.heldout import fit_folds, score_folds, split_days
+from training.page import html
 from training.registration import Fitted
 from training.report import metrics_of
 from training.train import fit_model
@@ -90,6 +91,15 @@ def test_the_report_is_judged_on_held_out_payments_beside_its_baselines(fitted: 
     assert {"isolation_forest_average_precision", "mahalanobis_average_precision"} <= metrics.keys()
     assert fitted.report["reasons"] == {"skipped": "the true mechanism of these payments is not known"}
     assert fitted.report["rows"]["known_fraud"] + fitted.report["rows"]["trained_on"] == 6_000
+
+
+def test_the_report_says_what_the_known_frauds_made_of_the_columns(fitted: Fitted) -> None:
+    weights = fitted.report["columns"]["weights"]
+    assert set(weights) == set(fitted.manifest.columns)
+    assert list(weights.values()) == sorted(weights.values(), reverse=True)
+    assert next(iter(weights)) == NAMES[PLANTED]
+    page = html(fitted.report, fitted.manifest, b"")
+    assert f"<td>{weights[NAMES[PLANTED]]:.4g}</td>" in page
 
 
 def test_the_same_data_and_recipe_give_the_same_bytes(fitted: Fitted, rows: TrainingSet) -> None:
