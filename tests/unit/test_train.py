@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
+import onnxruntime
 import pyarrow as pa
 import pytest
 
@@ -100,6 +101,19 @@ def test_the_report_says_what_the_known_frauds_made_of_the_columns(fitted: Fitte
     assert next(iter(weights)) == NAMES[PLANTED]
     page = html(fitted.report, fitted.manifest, b"")
     assert f"<td>{weights[NAMES[PLANTED]]:.4g}</td>" in page
+
+
+def test_scores_of_a_week_say_how_rare_later_ordinary_payments_are() -> None:
+    """The promise of MODELS §3 through everything: folds, unreported frauds, and the model of the whole window."""
+    recipe = recipes.named("mahalanobis", ["baselines=false"])  # the quickest kind to fit
+    week = fit_model(training_set(rows=14_000, days=7), recipe, "vigil-autoencoder", WINDOW)
+    later = training_set(rows=50_000, days=7, seed=9)
+    session = onnxruntime.InferenceSession(week.model.SerializeToString())
+    columns = [NAMES.index(name) for name in week.manifest.columns]
+    scores = session.run(["score"], {"features": later.x[~later.label][:, columns]})[0]
+    assert (scores >= 0.25).mean() == pytest.approx(0.1, rel=0.1)
+    assert (scores >= 0.5).mean() == pytest.approx(0.01, rel=0.25)
+    assert (scores >= 0.75).mean() == pytest.approx(0.001, rel=0.7)
 
 
 def test_the_same_data_and_recipe_give_the_same_bytes(fitted: Fitted, rows: TrainingSet) -> None:
