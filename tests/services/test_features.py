@@ -12,6 +12,7 @@ import pytest
 import redis
 from typer.testing import CliRunner, Result
 
+from feature_repo import definitions
 from feature_repo.errors import BadConfiguration
 from feature_repo.features import NAMES
 from feature_repo.hashing import partitions_of
@@ -101,6 +102,7 @@ def test_a_payment_nobody_decided_is_refused_by_name(decided: Decided) -> None:
 
 
 def test_a_user_now_is_read_from_the_record_the_stream_wrote(stack: Settings, decided: Decided) -> None:
+    definitions.apply(stack, stack.data)
     partition = int(partitions_of(pa.array([decided.user]), stack.partitions)[0])
     with closing(redis.Redis.from_url(stack.redis_url)) as client:
         client.set(state_key(decided.user, partition), decided.states.records[decided.user])
