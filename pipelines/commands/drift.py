@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +41,7 @@ def drift(
     if as_json:
         typer.echo(json.dumps(watched.said))
         return
-    table = Table(*report.HEADINGS)
+    table = Table(*report.HEADINGS, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for day in watched.drift.days:
         table.add_row(*report.shown(day))
     Console().print(table)

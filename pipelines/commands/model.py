@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +23,7 @@ FromOption = Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], he
 ToOption = Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="last day, inclusive, UTC")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 
-SHOWN_METRICS = ("held_out_average_precision", "held_out_auc", "held_out_card_precision_100")
+SHOWN_METRICS = {"AP": "held_out_average_precision", "AUC": "held_out_auc", "CP@100": "held_out_card_precision_100"}
 
 
 def train(
@@ -119,7 +120,7 @@ def set_threshold(
 
 
 def models(as_json: JsonOption = False) -> None:
-    """List the registered versions: aliases, recipe, feature set, held-out metrics, what the gate said."""
+    """List the registered versions: aliases, recipe, held-out metrics, what the gate said; --json has more."""
     from pipelines import requests
     from pipelines.versions import Versions
 
@@ -131,20 +132,20 @@ def models(as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps([version.as_json() | {"gate": gates.get(version.version)} for version in versions]))
         return
-    table = Table()
-    for heading in ("version", "aliases", "recipe", "feature set", "created", *SHOWN_METRICS, "gate"):
-        table.add_column(heading)
+    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("version", "aliases", "recipe", "created, UTC", *SHOWN_METRICS):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("gate", overflow="fold")
     for version in versions:
         created = datetime.fromtimestamp(version.created_at_ms / 1_000, UTC)
-        numbers = [f"{version.metrics[name]:.3f}" if name in version.metrics else "-" for name in SHOWN_METRICS]
+        metrics = [version.metrics.get(name) for name in SHOWN_METRICS.values()]
         gate = gates.get(version.version)
         table.add_row(
             version.version,
             ", ".join(version.aliases),
             version.recipe,
-            version.feature_set_id,
-            f"{created:%Y-%m-%d %H:%M}",
-            *numbers,
+            f"{created:%m-%d %H:%M}",
+            *("-" if value is None else f"{value:.3f}" for value in metrics),
             "-" if gate is None else " ".join([gate["outcome"], *gate["failed"]]),
         )
     Console().print(table)

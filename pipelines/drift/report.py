@@ -79,7 +79,7 @@ def shown(day: Day) -> list[str]:
     return [*cells, _number(day, REASONS), _number(day, PRECISION)]
 
 
-HEADINGS = ("day", "payments", "alert rate", "score PSI", "furthest feature's PSI", "reasons PSI", "average precision")
+HEADINGS = ("day", "payments", "alerts", "score PSI", "furthest feature's PSI", "reasons PSI", "AP")
 
 
 def _number(day: Day, name: str) -> str:
