@@ -5,8 +5,10 @@ from datetime import UTC, date, datetime, timedelta
 
 from feature_repo.errors import BadConfiguration
 from feature_repo.settings import Settings
+from pipelines import requests
 
 WEEK = timedelta(days=7)
+RETRAIN_LOCK = 0x56475254  # "VGRT"
 OFF, WEEKLY = "off", "weekly"  # of VIGIL_RETRAIN; the third is drift
 
 log = logging.getLogger("vigil.lifecycle")
@@ -27,11 +29,18 @@ def parity(settings: Settings, day: date) -> None:
 def retrain(settings: Settings, day: date) -> None:
     """Where VIGIL_RETRAIN asks for it: on an alarm over live decisions, or every week.
 
-    At most one version a week: an alarm lasts until somebody promotes. Raises BadConfiguration, DataInvalid,
-    DependencyDown.
+    At most one version a week, as an alarm lasts until somebody promotes, and by one worker at a time. Raises
+    BadConfiguration, DataInvalid, DependencyDown.
     """
     if settings.retrain == OFF:
         return
+    with requests.connected(settings) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", (RETRAIN_LOCK,))  # let go with the connection
+        if cursor.fetchone() == (True,):
+            _retrain(settings)
+
+
+def _retrain(settings: Settings) -> None:
     from pipelines.live import LIVE, export
     from pipelines.retrain import retrain as run
     from pipelines.versions import Versions

@@ -25,7 +25,7 @@ AGAIN_S = 30.0  # before a daily job that found a server away is tried again
 
 DailyJob = Callable[[Settings, date], None]
 """Called with the UTC day that began. May block for minutes. May raise a VigilError, which is logged; one of family
-RETRY is tried again soon, any other the next day."""
+RETRY is tried again soon, any other, as what nobody foresaw, the next day."""
 
 # What is due at the first look of every UTC day, in this order.
 DAILY: tuple[DailyJob, ...] = (rebuild_merchants, daily.parity, daily.retrain)
@@ -105,13 +105,15 @@ class Days:
 
     def run(self, settings: Settings, stop: threading.Event) -> None:
         while self._jobs and not stop.is_set():
-            self.look(settings)
+            self.look(settings, stop.is_set)
             stop.wait(LOOK_EVERY_S)
 
-    def look(self, settings: Settings) -> None:
+    def look(self, settings: Settings, stopped: Callable[[], bool] = lambda: False) -> None:
         """Run what is due: what was not done this day, or found a server away a while ago."""
         day = self._today()
         for job in self._jobs:
+            if stopped():
+                return
             if self._done.get(job) != day and self._clock() >= self._not_before.get(job, 0.0):
                 self._attempt(job, settings, day)
 
@@ -129,3 +131,6 @@ class Days:
             if self._said.get(job) != said:  # once, however long the server is away
                 log.warning("daily job %s: %s", job.__name__, said)
             self._said[job] = said
+        except Exception:  # requests and labels go on
+            log.exception("daily job %s", job.__name__)
+            self._done[job] = day

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -122,8 +123,7 @@ def export(
             name, window.begins.isoformat(), window.ends.isoformat(),
             exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
-        partial = folder.with_name(f"{name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = folder.with_name(f"{name}.{uuid4().hex}.partial")
         partial.mkdir(parents=True)
         try:
             with (
@@ -254,7 +254,10 @@ def _write(
     window: Window, cursor: Cursor, seen: Slots, history: Rows, features: pq.ParquetWriter, done: Exported
 ) -> None:
     convert = pyarrow.csv.ConvertOptions(
-        column_types=_COLUMNS, strings_can_be_null=True, quoted_strings_can_be_null=False
+        column_types=_COLUMNS,
+        null_values=[""],  # Arrow's own list holds NA and null, which a place or a person may be called
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
     )
     read = pyarrow.csv.ReadOptions(column_names=list(_COLUMNS), block_size=BLOCK_BYTES)
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True)

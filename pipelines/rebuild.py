@@ -54,10 +54,10 @@ def rebuild_merchants(settings: Settings, day: date) -> None:
     Raises DependencyDown where a server is away, and where the stream has yet to decide a payment that arrived
     before the day.
     """
-    labels.fetch(settings, settings.data)
     first = day - timedelta(days=LOOKBACK)
     with requests.connected(settings) as connection:
         _require_decided(settings, connection, day)
+        labels.fetch(settings, settings.data)
         count_days(connection, first, day)
         arrivals = _before_the_stream(settings, connection, day)
         _add_payments(connection, arrivals, first, day)

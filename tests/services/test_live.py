@@ -29,7 +29,7 @@ def payment(number: int, **other: Any) -> dict[str, Any]:
         "amount": 10.0 + number / 100,
         "timestamp": (START + timedelta(hours=number)).isoformat(),
         "merchant": ODD if number % 3 else "Bakery",
-        "location": "Zürich, CH",
+        "location": "Zürich, CH" if number % 2 else "NA",
         "payment_method": "card",
         **other,
     }

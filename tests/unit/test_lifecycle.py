@@ -19,13 +19,14 @@ from tests.cases import tiny_model
 SETTINGS = Settings()
 
 
-def test_a_daily_job_runs_once_a_day_and_its_failure_stops_nobody() -> None:
+@pytest.mark.parametrize("error", [VigilError("no"), ValueError("nobody foresaw it")])
+def test_a_daily_job_runs_once_a_day_and_its_failure_stops_nobody(error: Exception) -> None:
     done: list[tuple[str, date]] = []
     today = [date(2026, 1, 1)]
 
     def broken(_: Settings, day: date) -> None:
         done.append(("broken", day))
-        raise VigilError("no")
+        raise error
 
     def sound(_: Settings, day: date) -> None:
         done.append(("sound", day))
