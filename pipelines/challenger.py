@@ -6,8 +6,6 @@ It decides nothing, so no gate is asked; but it must be sound, and every move is
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from psycopg2.extras import Json
-
 from feature_repo.errors import BadConfiguration
 from feature_repo.settings import Settings
 from pipelines import requests
@@ -56,10 +54,7 @@ def _move(settings: Settings, versions: Versions, version: str | None, actor: st
             return Challenge(version, before, changed=False)
         was = aliases | ({CHALLENGER: before} if before else {})
         now = aliases | ({CHALLENGER: version} if version else {})
-        cursor.execute(
-            "INSERT INTO audit (actor, action, subject, before, after) VALUES (%s, 'challenger', %s, %s, %s)",
-            (actor, settings.model_name, Json(was), Json(now)),
-        )
+        requests.audit(cursor, actor, CHALLENGER, settings.model_name, was, now)
         if version is None:
             versions.clear(CHALLENGER)
         else:

@@ -29,11 +29,13 @@ from feature_repo.hashing import hash_texts
 from feature_repo.settings import Settings
 from feature_repo.slots import Slots
 from feature_repo.transaction import HISTORY_SCHEMA
+from pipelines import requests
 from pipelines.history import data_folder
 from pipelines.online import Seed
 from pipelines.parquet_file import Rows, atomically, written
 from pipelines.replay import EXPORT, FEATURES_SCHEMA
 from pipelines.requests import Connection, Cursor
+from training.data import midnight
 
 LIVE = "live"  # the data set's usual name
 BLOCK_BYTES = 1 << 24
@@ -114,7 +116,7 @@ def export(
     folder = data_folder(settings, name)
     if folder.exists() and any(folder.iterdir()) and not is_export(folder):
         raise BadConfiguration(f"{name} is a data set of another kind", remedy="export under a name of its own")
-    start, end = _midnight(first or date.min), _midnight(last + timedelta(days=1)) if last else None
+    start, end = midnight(first or date.min), midnight(last + timedelta(days=1)) if last else None
     if end is not None and end <= start:
         raise BadConfiguration(f"the window ends ({last}) before it begins ({first})")
     with reading(settings) as connection, connection.cursor() as cursor:
@@ -153,7 +155,9 @@ def is_export(folder: Path) -> bool:
 def reading(settings: Settings) -> Iterator[Connection]:
     """A connection that sees PostgreSQL as it is at its first look, however long the reading takes."""
     try:
-        connection = psycopg2.connect(settings.postgres_reader_dsn, options="-c timezone=UTC")
+        connection = psycopg2.connect(
+            settings.postgres_reader_dsn, connect_timeout=requests.CONNECT_TIMEOUT_S, options="-c timezone=UTC"
+        )
         try:
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
             yield connection
@@ -192,7 +196,7 @@ class Window:
         while day <= until:
             values = {
                 "topic": self.topic, "start": self.start, "end": self.end,
-                "day": _midnight(day), "next": _midnight(day + timedelta(days=1)),
+                "day": midnight(day), "next": midnight(day + timedelta(days=1)),
             }  # fmt: skip
             with tempfile.TemporaryFile() as file:
                 cursor.copy_expert(cursor.mogrify(_ROWS, values).decode(), file)
@@ -312,7 +316,3 @@ def vectors(hexadecimal: pa.StringArray, width: int) -> npt.NDArray[np.float32]:
     """[n, width] of logged vectors written as hex, none of them null."""
     text = "".join(hexadecimal.to_pylist())
     return np.frombuffer(bytes.fromhex(text), "<f4").reshape(len(hexadecimal), width)
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import redis
-from psycopg2.extras import Json
 
 from feature_repo.errors import StatesInUse, StoreUnavailable
 from feature_repo.hashing import partitions_of
@@ -19,7 +18,7 @@ from feature_repo.snapshot import Snapshot
 from feature_repo.snapshot_store import SnapshotStore
 from feature_repo.state import STATE_BYTES, States
 from pipelines.history import data_folder
-from pipelines.requests import Cursor, connected
+from pipelines.requests import Cursor, audit, connected
 from streaming.ledger import Ledger
 
 SEEDED = "seed_states"  # in the audit log
@@ -72,10 +71,7 @@ def note_seed(settings: Settings, name: str) -> None:
         positions = dict(cursor.fetchall())
         digest = _sha256(data_folder(settings, name) / "history.parquet")
         after = {"data": name, "history_sha256": digest, "positions": positions}
-        cursor.execute(
-            "INSERT INTO audit (actor, action, subject, after) VALUES (%s, %s, %s, %s)",
-            (getpass.getuser(), SEEDED, settings.topic, Json(after)),
-        )
+        audit(cursor, getpass.getuser(), SEEDED, settings.topic, None, after)
 
 
 def _sha256(path: Path) -> str:

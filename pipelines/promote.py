@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg2
-from psycopg2.extras import Json
 
 from feature_repo.errors import (
     ArtifactCorrupt,
@@ -248,10 +247,7 @@ def _move(
     after = {**before, CHAMPION: champion} | ({PREVIOUS: previous} if previous else {})
     if after.get(CHALLENGER) == champion:
         del after[CHALLENGER]
-    cursor.execute(
-        "INSERT INTO audit (actor, action, subject, before, after, request_id) VALUES (%s, %s, %s, %s, %s, %s)",
-        (request.actor, request.action, settings.model_name, Json(before), Json(after), request.id),
-    )
+    requests.audit(cursor, request.actor, request.action, settings.model_name, before, after, request.id)
     try:
         if previous:
             versions.point(PREVIOUS, previous)

@@ -10,7 +10,7 @@ days came in since.
 """
 
 import logging
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from feature_repo.settings import Settings
 from pipelines import labels, merchants, online, requests
 from pipelines.history import data_folder
 from pipelines.requests import Connection
+from training.data import midnight
 
 log = logging.getLogger("vigil.lifecycle")
 
@@ -82,7 +83,7 @@ def _require_decided(settings: Settings, connection: Connection, day: date) -> N
     consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "vigil-look", "log_level": 0})
     try:
         partitions = consumer.list_topics(settings.topic, timeout=ANSWER_S).topics[settings.topic].partitions
-        asked = [TopicPartition(settings.topic, number, _micros(_midnight(day)) // 1_000) for number in partitions]
+        asked = [TopicPartition(settings.topic, number, _micros(midnight(day)) // 1_000) for number in partitions]
         for first in consumer.offsets_for_times(asked, timeout=ANSWER_S):
             low, high = consumer.get_watermark_offsets(first, timeout=ANSWER_S)
             until = first.offset if first.offset >= 0 else high  # none has arrived since
@@ -104,7 +105,7 @@ def count_days(connection: Connection, first: date, until: date) -> None:
         days = [day for (day,) in cursor.fetchall()]
     for day in days:
         with connection, connection.cursor() as cursor:
-            cursor.execute(COUNT, (day, _midnight(day), _midnight(day + timedelta(days=1))))
+            cursor.execute(COUNT, (day, midnight(day), midnight(day + timedelta(days=1))))
 
 
 def _before_the_stream(settings: Settings, connection: Connection, day: date) -> Arrivals:
@@ -115,7 +116,7 @@ def _before_the_stream(settings: Settings, connection: Connection, day: date) ->
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT min(first_arrival) FROM merchant_days")
         ((began,),) = cursor.fetchall()
-    return merchants.arrivals_of(folder, settings.data, _micros(began or _midnight(day)))
+    return merchants.arrivals_of(folder, settings.data, _micros(began or midnight(day)))
 
 
 def _add_payments(connection: Connection, arrivals: Arrivals, first: date, until: date) -> None:
@@ -130,7 +131,7 @@ def _add_payments(connection: Connection, arrivals: Arrivals, first: date, until
 def _add_claims(connection: Connection, arrivals: Arrivals, first: date, until: date) -> None:
     """About payments of the stream; those about a history's are in its labels.parquet."""
     with connection, connection.cursor() as cursor:
-        cursor.execute(CLAIMED, (_midnight(until), _midnight(first), _midnight(until)))
+        cursor.execute(CLAIMED, (midnight(until), midnight(first), midnight(until)))
         found = cursor.fetchall()
     columns = list(zip(*found, strict=True)) or [()] * 7
     told = [pa.array(column, field.type) for column, field in zip(columns, verdicts.LABELS, strict=False)]
@@ -138,10 +139,6 @@ def _add_claims(connection: Connection, arrivals: Arrivals, first: date, until: 
     arrived = pa.array(columns[6], _US).cast(pa.int64())
     payments = pa.table([told[0], pa.array(columns[5], pa.string()), arrived], schema=merchants.ARRIVED)
     merchants.report(arrivals, verdicts.claims(runs), payments)
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _micros(time: datetime) -> int:

@@ -96,6 +96,22 @@ def connected(settings: Settings) -> Iterator[Connection]:
         raise StoreUnavailable("PostgreSQL", str(host), str(error).strip()) from error
 
 
+def audit(
+    cursor: Cursor,
+    actor: str,
+    action: str,
+    subject: str,
+    before: dict[str, Any] | None,
+    after: dict[str, Any],
+    request_id: int | None = None,
+) -> None:
+    """A row of the audit log, in the transaction of what it tells."""
+    cursor.execute(
+        "INSERT INTO audit (actor, action, subject, before, after, request_id) VALUES (%s, %s, %s, %s, %s, %s)",
+        (actor, action, subject, None if before is None else Json(before), Json(after), request_id),
+    )
+
+
 def add(connection: Connection, model_name: str, asked: Asked) -> int:
     """Write the request down; returns its id."""
     values = (asked.actor, asked.action, model_name, asked.version, asked.data, asked.override, asked.alert_budget)

@@ -5,12 +5,9 @@ more of what is no more, a later one would be calibrated on fraud nobody has rep
 it, so a verdict with evidence comes weeks later; until then the challenger is scored beside the champion.
 """
 
-import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from datetime import date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from feature_repo.errors import BadConfiguration
@@ -19,7 +16,7 @@ from pipelines import labels, quality
 from pipelines.challenger import set_challenger
 from pipelines.drift.run import watch
 from pipelines.gate.evidence import days_of
-from pipelines.versions import CHAMPION, Versions
+from pipelines.versions import CHAMPION, SHOWN_METRICS, Versions
 from serving.artifact import Artifact, Manifest
 from training import recipes
 from training.data import load_training_set
@@ -28,7 +25,6 @@ from training.registration import mlflow_client, register
 from training.train import fit
 
 REPORT = "retrain.json"  # among the artefacts of the new version's run
-COMPARED = ("held_out_average_precision", "held_out_auc", "held_out_card_precision_100")
 
 
 @dataclass(frozen=True)
@@ -64,8 +60,11 @@ def retrain(
     """
     versions = Versions(settings)
     champion = versions.load(versions.resolve(CHAMPION))
-    labels.fetch(settings, data)
-    why = ["asked for"] if force else _alarms(settings, champion, data, now, progress)
+    if force:
+        labels.fetch(settings, data)
+        why = ["asked for"]
+    else:
+        why = _alarms(settings, champion, data, now, progress)
     if not why:
         return Retrained(champion.version, data, why)
     progress("validating")
@@ -89,13 +88,13 @@ def window(settings: Settings, champion: Manifest, data: str, now: datetime) -> 
     begins, ends = days_of(settings, data)
     delay = load_training_set(settings, data, ends, ends, now).label_delay
     last = min(ends, (now - delay).date() - timedelta(days=1))
-    trained_to = date.fromisoformat(champion.train_to[:10])
+    trained_to = champion.last_day
     if last <= trained_to:
         raise BadConfiguration(
             f"the champion was trained up to {trained_to}, and no later day of {data} has mature labels "
             f"(median delay {delay.total_seconds() / 86_400:.1f} days)"
         )
-    days = trained_to - date.fromisoformat(champion.train_from[:10])
+    days = trained_to - champion.first_day
     return max(begins, last - days), last
 
 
@@ -124,12 +123,10 @@ def _alarms(
 
 
 def _compared(manifest: Manifest) -> dict[str, float]:
-    return {name: manifest.metrics[name] for name in COMPARED if name in manifest.metrics}
+    return {name: manifest.metrics[name] for name in SHOWN_METRICS.values() if name in manifest.metrics}
 
 
 def _report(settings: Settings, versions: Versions, done: Retrained) -> None:
     assert done.version is not None, "there is a run to keep it with"
-    with tempfile.TemporaryDirectory() as folder, mlflow_client(settings) as mlflow:
-        file = Path(folder) / REPORT
-        file.write_text(json.dumps(done.as_json(), indent=1), encoding="utf-8")
-        mlflow.MlflowClient().log_artifact(versions.run_of(done.version), str(file))
+    with mlflow_client(settings) as mlflow:
+        mlflow.MlflowClient().log_dict(versions.run_of(done.version), done.as_json(), REPORT)

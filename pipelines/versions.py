@@ -16,6 +16,7 @@ from training.registration import FEATURE_SET_TAG, RECIPE_TAG, mlflow_client
 
 PREVIOUS = "previous"
 LATEST = "latest"  # not an alias of ours: the highest version number
+SHOWN_METRICS = {"AP": "held_out_average_precision", "AUC": "held_out_auc", "CP@100": "held_out_card_precision_100"}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ ONNX metadata under `vigil_manifest`. Nothing is unpickled, and no weight lives 
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,16 @@ class Manifest:
     data_name: str = ""  # data set of this installation it was trained on; empty where nobody said
     reference: Reference | None = None  # what drift is measured against
     labels_received: str = ""  # when the newest label of table `labels` that training saw had come in
+
+    @property
+    def first_day(self) -> date:
+        """Of the training window."""
+        return date.fromisoformat(self.train_from[:10])
+
+    @property
+    def last_day(self) -> date:
+        """Of the training window, inclusive."""
+        return date.fromisoformat(self.train_to[:10])
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, allow_nan=False)

@@ -66,6 +66,10 @@ class TrainingSet:
         """UTC days since 1970, by event time."""
         return self.event_time // DAY_US
 
+    def mature(self) -> "TrainingSet":
+        """The days that are old enough for half of their frauds to be known; maybe none."""
+        return self.take(~np.isin(self.day, np.unique(self.day[self.too_young])))
+
     def take(self, rows: npt.NDArray[np.int64] | BoolArray) -> "TrainingSet":
         chosen = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         names = ("x", "event_time", "amount", "label", "label_known", "too_young", "reported_share")

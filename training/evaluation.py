@@ -50,6 +50,18 @@ def evaluate(
     }
 
 
+def shares_at_budget(
+    alerts: BoolArray, fraud: BoolArray, amount: npt.NDArray[Any]
+) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """By metric, what each payment adds to the part and to the whole whose sums' ratio it is."""
+    caught, money = alerts & fraud, np.asarray(amount, np.float64)
+    return {
+        "recall_at_budget": (caught, fraud),
+        "precision_at_budget": (caught, alerts),
+        "money_caught_at_budget": (money * caught, money * fraud),
+    }
+
+
 def with_intervals(
     score: FloatArray, fraud: BoolArray, user: npt.NDArray[Any], amount: npt.NDArray[Any], alerts: BoolArray
 ) -> dict[str, list[float]]:
@@ -57,13 +69,9 @@ def with_intervals(
     if not fraud.any() or fraud.all():
         return {}
     users = bootstrap.Users.drawn(user, REPLICATES)
-    money = np.asarray(amount, np.float64)
-    draws = {
-        "average_precision": bootstrap.average_precisions(score, fraud, users),
-        "recall_at_budget": bootstrap.ratios(alerts & fraud, fraud, users),
-        "precision_at_budget": bootstrap.ratios(alerts & fraud, alerts, users),
-        "money_caught_at_budget": bootstrap.ratios(money * (alerts & fraud), money * fraud, users),
-    }
+    draws = {"average_precision": bootstrap.average_precisions(score, fraud, users)}
+    for name, (part, whole) in shares_at_budget(alerts, fraud, amount).items():
+        draws[name] = bootstrap.ratios(part, whole, users)
     found = {name: bootstrap.interval(float("nan"), values) for name, values in draws.items()}
     return {name: [interval.low, interval.high] for name, interval in found.items()}
 

@@ -23,8 +23,6 @@ FromOption = Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], he
 ToOption = Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="last day, inclusive, UTC")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 
-SHOWN_METRICS = {"AP": "held_out_average_precision", "AUC": "held_out_auc", "CP@100": "held_out_card_precision_100"}
-
 
 def train(
     data: DataOption,
@@ -122,7 +120,7 @@ def set_threshold(
 def models(as_json: JsonOption = False) -> None:
     """List the registered versions: aliases, recipe, held-out metrics, what the gate said; --json has more."""
     from pipelines import requests
-    from pipelines.versions import Versions
+    from pipelines.versions import SHOWN_METRICS, Versions
 
     settings = configuration.load()
     versions = Versions(settings).all()

@@ -1,20 +1,16 @@
 """Payments of the live stream that carry the scores of both versions, with the labels that have arrived."""
 
 import io
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, timedelta
 
 import numpy as np
-import psycopg2
 import pyarrow as pa
 import pyarrow.csv
 
-from feature_repo.errors import StoreUnavailable
 from feature_repo.settings import Settings
 from pipelines.compare.paired import Payments
-
-CONNECT_TIMEOUT_S = 5
+from pipelines.live import reading
 
 # Whoever of the two was champion then. A payment's newest label counts; of two of one moment, the one that says fraud.
 BOTH = """
@@ -50,14 +46,9 @@ def read(settings: Settings, a: str, b: str, first: date | None, last: date | No
     """
     values = {"a": a, "b": b, "first": first, "until": last + timedelta(days=1) if last else None}
     content = io.BytesIO()
-    try:
-        connection = psycopg2.connect(settings.postgres_reader_dsn, connect_timeout=CONNECT_TIMEOUT_S)
-        with closing(connection), connection.cursor() as cursor:
-            query = cursor.mogrify(BOTH, values).decode()
-            cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT csv)", content)
-    except psycopg2.OperationalError as error:
-        host = psycopg2.extensions.parse_dsn(settings.postgres_reader_dsn).get("host", "localhost")
-        raise StoreUnavailable("PostgreSQL", str(host), str(error).strip()) from error
+    with reading(settings) as connection, connection.cursor() as cursor:
+        query = cursor.mogrify(BOTH, values).decode()
+        cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT csv)", content)
     if not content.tell():
         return None
     content.seek(0)

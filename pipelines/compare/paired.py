@@ -103,16 +103,15 @@ def caught(payments: Payments, budget: float) -> list[Pair]:
 
 def _draws(score: FloatArray, payments: Payments, budget: float, users: Users) -> dict[str, DoubleArray]:
     """By metric, in the order of the report. Alerts and the 1 % of ordinary payments stay those of the whole."""
-    fraud, amount = payments.fraud, payments.amount
+    fraud = payments.fraud
     alerts = evaluation.top(score, budget)
     above = score > np.quantile(score[~fraud], 1 - evaluation.FALSE_POSITIVE_RATE)
+    shares = {"recall_at_1_percent_fpr": (above & fraud, fraud)}
+    shares |= evaluation.shares_at_budget(alerts, fraud, payments.amount)
     return {
         "average_precision": bootstrap.average_precisions(score, fraud, users),
         CARD_PRECISION: card_precisions(score, fraud, payments.day, users),
-        "recall_at_1_percent_fpr": bootstrap.ratios(above & fraud, fraud, users),
-        "recall_at_budget": bootstrap.ratios(alerts & fraud, fraud, users),
-        "precision_at_budget": bootstrap.ratios(alerts & fraud, alerts, users),
-        "money_caught_at_budget": bootstrap.ratios(amount * (alerts & fraud), amount * fraud, users),
+        **{name: bootstrap.ratios(part, whole, users) for name, (part, whole) in shares.items()},
     }
 
 

@@ -108,7 +108,7 @@ def _window(
     """Days after both trainings that are old enough for half of their frauds to be known."""
     if not (data_folder(settings, name) / "history.parquet").is_file():
         raise BadConfiguration(f"there is no data set {name} to compare on", remedy="vigil import or --data NAME")
-    trained = max(date.fromisoformat(artifact.manifest.train_to[:10]) for artifact in artifacts)
+    trained = max(artifact.manifest.last_day for artifact in artifacts)
     first = asked.first or trained + timedelta(days=1)
     last = asked.last or min(days_of(settings, name)[1], now.date())
     if first <= trained:
@@ -117,7 +117,7 @@ def _window(
         raise BadConfiguration(f"data set {name} has no day after {trained}, the end of training, to compare on")
     labels.fetch(settings, name)
     rows = load_training_set(settings, name, first, last, now)
-    mature = rows.take(~np.isin(rows.day, np.unique(rows.day[rows.too_young])))
+    mature = rows.mature()
     if not len(mature):
         raise BadConfiguration(f"no day from {first} to {last} is old enough for its frauds to be known")
     return mature

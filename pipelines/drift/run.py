@@ -42,7 +42,7 @@ def watch(
         raise BadConfiguration(f"version {version} does not say what data set it was trained on", remedy="--data NAME")
     if not (data_folder(settings, name) / "history.parquet").is_file():
         raise BadConfiguration(f"there is no data set {name} to look at", remedy="vigil import or --data NAME")
-    begins = date.fromisoformat(artifact.manifest.train_to[:10]) + timedelta(days=1)
+    begins = artifact.manifest.last_day + timedelta(days=1)
     first, last = first or begins, last or min(days_of(settings, name)[1], now.date())
     if first < begins:
         raise BadConfiguration(f"version {version} was trained up to {artifact.manifest.train_to}: drift comes after")

@@ -61,13 +61,8 @@ class Comparison:
         """Everything the report says of one model: metrics, intervals at the alert budget, curves."""
         rows, fraud = self.rows, self.rows.label
         alerts = evaluation.top(score, self.budget)
-        shares = {
-            "recall_at_budget": (alerts & fraud, fraud),
-            "precision_at_budget": (alerts & fraud, alerts),
-            "money_caught_at_budget": (rows.amount * (alerts & fraud), rows.amount * fraud),
-        }
         intervals = {"average_precision": self.average_precision(score)[0].as_json()}
-        for name, (part, whole) in shares.items():
+        for name, (part, whole) in evaluation.shares_at_budget(alerts, fraud, rows.amount).items():
             draws = bootstrap.ratios(part, whole, self.users)
             intervals[name] = bootstrap.interval(float(part.sum() / whole.sum()), draws).as_json()
         metrics = evaluation.evaluate(score, fraud, self.users.codes, self.days, rows.amount, self.budget)

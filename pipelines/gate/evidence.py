@@ -2,7 +2,6 @@
 
 from datetime import date, datetime, timedelta
 
-import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -69,7 +68,7 @@ def _training_window(settings: Settings, data: str, manifest: Manifest) -> Train
 
     A label that came in after training is no correction of its data, though it may speak of an earlier day.
     """
-    first, last = _day(manifest.train_from), _day(manifest.train_to)
+    first, last = manifest.first_day, manifest.last_day
     cut = datetime.fromisoformat(manifest.labels_as_of)
     received = datetime.fromisoformat(manifest.labels_received) if manifest.labels_received else verdicts.NONE_RECEIVED
     try:
@@ -80,7 +79,7 @@ def _training_window(settings: Settings, data: str, manifest: Manifest) -> Train
 
 def _window_after(settings: Settings, data: str, after: list[Manifest], now: datetime) -> TrainingSet | None:
     """Payments later than every training, of days that are old enough for half of their frauds to be known."""
-    first = max(_day(manifest.train_to) for manifest in after) + timedelta(days=1)
+    first = max(manifest.last_day for manifest in after) + timedelta(days=1)
     last = min(days_of(settings, data)[1], now.date())
     if last < first:
         return None
@@ -88,8 +87,7 @@ def _window_after(settings: Settings, data: str, after: list[Manifest], now: dat
         rows = load_training_set(settings, data, first, last, now)
     except BadConfiguration:  # no payment in those days, or none with features
         return None
-    young = np.unique(rows.day[rows.too_young])
-    mature = rows.take(~np.isin(rows.day, young))
+    mature = rows.mature()
     return mature if len(mature) else None
 
 
@@ -98,8 +96,3 @@ def days_of(settings: Settings, data: str) -> tuple[date, date]:
     path = data_folder(settings, data) / "history.parquet"
     ends = pc.min_max(pq.read_table(path, columns=["event_time"])["event_time"]).as_py()
     return ends["min"].date(), ends["max"].date()
-
-
-def _day(text: str) -> date:
-    """Of a manifest: a day, or a time whose day counts."""
-    return date.fromisoformat(text[:10])

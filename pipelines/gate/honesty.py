@@ -89,8 +89,7 @@ def _window(manifest: Manifest, champion: Artifact | None, window: TrainingSet |
     """Neither version may have trained on a day it is judged by."""
     if window is None:
         return Check("window_after_training", None, "there is no window", integrity=True)
-    ends = [manifest.train_to, *([champion.manifest.train_to] if champion else [])]
-    last = max(date.fromisoformat(end[:10]) for end in ends)
+    last = max(one.last_day for one in (manifest, *([champion.manifest] if champion else [])))
     first = int(window.day.min())
     said = f"training ends {last}, the window begins {np.datetime64(first, 'D')}"
     return Check("window_after_training", first > (last - date(1970, 1, 1)).days, said, integrity=True)
