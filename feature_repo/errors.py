@@ -378,6 +378,26 @@ class RecordViewReadOnly(VigilError):
         self.view = view
 
 
+class RowRefused(VigilError):
+    """PostgreSQL refuses a row of a range for what is in it; `sqlstate` is its word for why (class 22 or 23)."""
+
+    code = "ROW_REFUSED"
+
+    def __init__(self, topic: str, partition: int, sqlstate: str) -> None:
+        super().__init__(f"{topic}-{partition}: PostgreSQL refused a row (SQLSTATE {sqlstate}); nothing was committed")
+        self.sqlstate = sqlstate
+
+
+class WorkerDied(VigilError):
+    """A task's process died, or broke off with an error that is none of ours."""
+
+    code = "WORKER_DIED"
+    family = Family.RETRY
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"a worker of the stream broke off: {cause}")
+
+
 class SchemaBreak(VigilError):
     """More than 20 % and over 50 bad records in one range: a producer changed its format."""
 

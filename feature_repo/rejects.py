@@ -58,6 +58,11 @@ class Rejects:
     sha256: list[bytes]  # of the whole message as it came
 
 
+def kept_of(payload: bytes | memoryview) -> bytes:
+    """What may be kept of a payload nobody vouches for: its first KEPT_BYTES, card data masked."""
+    return redact(bytes(payload[: KEPT_BYTES + _MARGIN]))[:KEPT_BYTES]
+
+
 def collect(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], findings: scan.Findings) -> Rejects:
     """The rows with a finding, their bytes taken from data[offsets[row]:offsets[row + 1]]."""
     rows = np.flatnonzero(findings.number != json_tokens.OK)
@@ -71,6 +76,6 @@ def collect(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], finding
         rejects.codes.append(code.value)
         rejects.details.append((sentence or code.sentence).format(field=field or "a field outside the contract", at=at))
         rejects.fields.append(field)
-        rejects.payloads.append(redact(bytes(held[start : min(stop, start + KEPT_BYTES + _MARGIN)]))[:KEPT_BYTES])
+        rejects.payloads.append(kept_of(held[start:stop]))
         rejects.sha256.append(hashlib.sha256(held[start:stop]).digest())
     return rejects

@@ -4,7 +4,7 @@ These are the nouns between deciding (`partition`) and the stores (`ledger`, `pu
 take in PostgreSQL and on Kafka are in `rows` and `documents`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import NamedTuple
@@ -77,6 +77,16 @@ class Decisions:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def select(self, rows: slice) -> "Decisions":
+        """Some of the payments, as they stand."""
+        columns = {
+            each.name: getattr(self, each.name)[rows]
+            for each in fields(self)
+            if isinstance(getattr(self, each.name), np.ndarray | pa.RecordBatch)
+        }
+        shadow = self.shadow and replace(self.shadow, scores=self.shadow.scores[rows])
+        return replace(self, **columns, shadow=shadow)
 
     @property
     def explained(self) -> npt.NDArray[np.bool_]:

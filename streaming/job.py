@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
@@ -20,12 +20,14 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.errors import DependencyDown, StateAhead, StateLost, VigilError
+from feature_repo.errors import DependencyDown, SchemaBreak, StateAhead, StateLost, VigilError, WorkerDied
 from feature_repo.settings import Settings
 from feature_repo.snapshot_store import SnapshotStore
 from serving.client import ModelClient
 from streaming.ledger import Ledger
+from streaming.partition import NOBODY
 from streaming.publish import ORIGIN_HEADER, Publisher
+from streaming.records import PROCESSING_FAILED
 from streaming.repair import publish_unpublished
 from streaming.scoring import pins
 from streaming.states import StateStore
@@ -117,9 +119,21 @@ class Job:
                 self._on_batch(done)
 
     def _take(self, batch: "DataFrame", number: int) -> list[TaskResult]:
+        try:
+            return self._hold(batch, number)
+        except WorkerDied as error:
+            log.error("batch %d is taken again: %s", number, error)
+        try:
+            return self._hold(batch, number)
+        except WorkerDied as error:
+            log.error("batch %d is taken in pieces: %s", number, error)
+            return self._take_apart(batch, number)
+
+    def _hold(self, batch: "DataFrame", number: int, failed: Mapping[int, str] = NOBODY) -> list[TaskResult]:
+        """Take the batch, again and again while a store does not answer. Raises WorkerDied, and what is fatal."""
         pause = FIRST_PAUSE_S
         while True:
-            results = self._attempt(batch)
+            results = self._attempt(batch, failed)
             failures = [result.error() for result in results if result.code]
             if not failures:
                 return results
@@ -132,7 +146,50 @@ class Job:
             pause = min(2 * pause, LONGEST_PAUSE_S)
             self._repair = True
 
-    def _attempt(self, batch: "DataFrame") -> list[TaskResult]:
+    def _take_apart(self, batch: "DataFrame", number: int) -> list[TaskResult]:
+        """Halve each partition's range until the records that kill their worker stand alone, and give those up.
+
+        Pieces are taken in the order of the log, each a range of its own. Raises SchemaBreak where more than
+        a few records do: it is then rather the code or the machine that fails.
+        """
+        from pyspark.sql.functions import count, max, min
+
+        columns = min("offset").alias("first"), max("offset").alias("last"), count("offset").alias("records")
+        results: list[TaskResult] = []
+        for row in batch.groupBy("partition").agg(*columns).collect():
+            results += self._take_pieces(batch, number, row.partition, (row.first, row.last + 1), row.records)
+        return results
+
+    def _take_pieces(
+        self, batch: "DataFrame", number: int, partition: int, offsets: tuple[int, int], count: int
+    ) -> list[TaskResult]:
+        results: list[TaskResult] = []
+        given_up: dict[int, str] = {}
+        pending = [offsets]
+        while pending:
+            first, until = pending.pop()
+            piece = batch.where(f"partition = {partition} AND offset >= {first} AND offset < {until}")
+            try:
+                results += self._hold(piece, number)
+                continue
+            except WorkerDied as error:
+                cause = error
+            if until - first > 1:
+                middle = (first + until) // 2
+                pending += [(middle, until), (first, middle)]
+                continue
+            given_up[first] = "the process that worked on it died, alone with it as well"
+            log.error("partition %d, offset %d is given up: %s", partition, first, cause)
+            if len(given_up) > self._settings.dead_letter_floor:
+                offsets_up = sorted(given_up)
+                self.stopped_by = SchemaBreak(
+                    partition, offsets_up[0], offsets_up[-1], len(given_up), count, PROCESSING_FAILED
+                )
+                raise self.stopped_by
+            results += self._hold(piece, number, given_up)
+        return results
+
+    def _attempt(self, batch: "DataFrame", failed: Mapping[int, str]) -> list[TaskResult]:
         try:
             today = datetime.now(UTC).date()
             if self._partitions_ensured != today:
@@ -146,8 +203,18 @@ class Job:
             pinned = pins(self._models)
         except VigilError as error:
             return [TaskResult.failed(-1, error)]
-        task = partial(run_task, self._settings, pinned, self._accepted, snapshot)
-        return [TaskResult.of(row.asDict()) for row in batch.mapInArrow(task, RESULT_SCHEMA).collect()]
+        task = partial(run_task, self._settings, pinned, self._accepted, snapshot, dict(failed))
+        try:
+            return [TaskResult.of(row.asDict()) for row in batch.mapInArrow(task, RESULT_SCHEMA).collect()]
+        except Exception as error:
+            if not _of_a_worker(error):
+                raise
+            raise WorkerDied(str(error).strip().splitlines()[-1]) from error
+
+
+def _of_a_worker(error: Exception) -> bool:
+    """Whether Spark tells of a Python worker that died or raised, not of Kafka or of itself."""
+    return any(sign in str(error) for sign in ("Python worker exited", "Python worker failed", "Traceback (most"))
 
 
 def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession":

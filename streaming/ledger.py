@@ -12,9 +12,10 @@ from contextlib import contextmanager
 import psycopg2
 import psycopg2.extensions
 
-from feature_repo.errors import DependencyDown, LedgerMoved
+from feature_repo.errors import DependencyDown, LedgerMoved, RowRefused
 from feature_repo.features import NAMES
 from streaming.decisions import DUPLICATE, OUTCOMES, SCORED, UNSCORED, Range
+from streaming.records import PROCESSING_FAILED
 from streaming.rows import DEAD_LETTER_COLUMNS, DECISION_COLUMNS
 
 COPY_CHUNK_BYTES = 1 << 18
@@ -37,6 +38,10 @@ RANGE = """
         model_version, feature_set_id, ruleset_version, feature_names, records, scored, unscored, duplicates,
         dead_letters, committed_at)
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp())
+"""
+FAILED = """
+    SELECT kafka_offset, detail FROM dead_letters
+    WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s AND code = %s
 """
 PUBLISHED = """
     UPDATE ledger_ranges SET published_at = now()
@@ -98,27 +103,27 @@ class Ledger:
             assert row is not None  # an upsert always returns its row
             return int(row[0])
 
+    def failed(self, partition: int, first: int, until: int) -> dict[int, str]:
+        """Offsets given up as PROCESSING_FAILED, and why: they were never folded and never will be."""
+        with self.transaction() as cursor:
+            cursor.execute(FAILED, (self._topic, partition, first, until, PROCESSING_FAILED))
+            return dict(cursor.fetchall())
+
     def commit(self, done: Range, committed: int, decisions: bytes, dead_letters: bytes) -> None:
         """Write a range and move the ledger from `committed` to its end, all or nothing.
 
         `decisions` and `dead_letters` are COPY files, empty for none. Raises LedgerMoved when another
-        attempt claimed or moved the partition since.
+        attempt claimed or moved the partition since, RowRefused where PostgreSQL takes offence at a row.
         """
         counts = [done.outcomes.get(OUTCOMES[o], 0) for o in (SCORED, UNSCORED, DUPLICATE)]
         with self.transaction() as cursor:
             cursor.execute(MOVE, (done.until, done.topic, done.partition, done.attempt, committed))
             if cursor.rowcount != 1:
                 raise LedgerMoved(done.topic, done.partition)
-            for table, columns, body in (
-                ("decisions", DECISION_COLUMNS, decisions),
-                ("dead_letters", DEAD_LETTER_COLUMNS, dead_letters),
-            ):
-                if body:
-                    cursor.copy_expert(
-                        f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT binary)",
-                        io.BytesIO(body),
-                        size=COPY_CHUNK_BYTES,
-                    )
+            try:
+                _copy(cursor, decisions, dead_letters)
+            except (psycopg2.DataError, psycopg2.IntegrityError) as error:
+                raise RowRefused(done.topic, done.partition, error.pgcode or "unknown") from error
             cursor.execute(
                 RANGE,
                 (
@@ -126,6 +131,17 @@ class Ledger:
                     done.feature_set_id, done.ruleset, list(NAMES), done.records, *counts, done.dead_letters,
                 ),
             )  # fmt: skip
+
+    def refuses(self, decisions: bytes, dead_letters: bytes) -> str | None:
+        """Why PostgreSQL refuses these COPY files (SQLSTATE), None where it takes them. Writes nothing."""
+        with self.transaction() as cursor:
+            try:
+                _copy(cursor, decisions, dead_letters)
+            except (psycopg2.DataError, psycopg2.IntegrityError) as error:
+                return error.pgcode or "unknown"
+            finally:
+                cursor.connection.rollback()
+        return None
 
     def mark_published(self, partition: int, first: int) -> None:
         """Note that a range is on Kafka; not fsynced, as a lost mark only means publishing it twice."""
@@ -136,6 +152,16 @@ class Ledger:
         """Create the day partitions of `decisions` from yesterday to the day after tomorrow."""
         with self.transaction() as cursor:
             cursor.execute("SELECT ensure_decision_partitions((now() AT TIME ZONE 'UTC')::date - 1, 4)")
+
+
+def _copy(cursor: psycopg2.extensions.cursor, decisions: bytes, dead_letters: bytes) -> None:
+    for table, columns, body in (
+        ("decisions", DECISION_COLUMNS, decisions),
+        ("dead_letters", DEAD_LETTER_COLUMNS, dead_letters),
+    ):
+        if body:
+            statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT binary)"
+            cursor.copy_expert(statement, io.BytesIO(body), size=COPY_CHUNK_BYTES)
 
 
 def _address(dsn: str) -> str:

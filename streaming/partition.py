@@ -8,8 +8,9 @@ may repeat itself.
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from uuid import uuid4
 
 import numpy as np
@@ -18,14 +19,15 @@ import pyarrow as pa
 import pyarrow.compute
 
 from feature_repo import kernel
-from feature_repo.errors import DependencyDown, SchemaBreak, StateAhead, StateCorrupt, StateLost
+from feature_repo.errors import DependencyDown, RowRefused, SchemaBreak, StateAhead, StateCorrupt, StateLost
 from feature_repo.features import WIDTH
 from feature_repo.hashing import Events, events_of, partitions_of
-from feature_repo.parser import ParseOptions, parse, parse_one
+from feature_repo.parser import parse
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot, lookup_in
 from serving.client import LoadedModel
 from serving.decision import RULESET, decide
+from streaming.culprits import culprits
 from streaming.decisions import (
     CURRENCY_UNSUPPORTED,
     DUPLICATE,
@@ -36,17 +38,19 @@ from streaming.decisions import (
     Decisions,
     Range,
     Shadow,
-    decision_id,
 )
-from streaming.documents import alert_rows, dead_letter_message, decision_messages
+from streaming.documents import alert_rows, decision_messages
 from streaming.ledger import Ledger
-from streaming.publish import ALERTS, DEAD_LETTERS, DECISIONS, Publisher
-from streaming.records import EXPECTED_CODES, REKEYED, Records
+from streaming.publish import Publisher, parse_options, publish_range
+from streaming.records import EXPECTED_CODES, Records
 from streaming.rows import dead_letter_copy, decision_copy
 from streaming.scoring import Pin, Pins, Scores
 from streaming.states import StateStore
+from streaming.steps import Stopwatch
 
 log = logging.getLogger(__name__)
+
+NOBODY: Mapping[int, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -116,27 +120,43 @@ class Road:
         pins: Pins,
         accepted: frozenset[tuple[int, int, int]],
         merchants: Snapshot | None,
+        failed: Mapping[int, str] = NOBODY,
     ) -> Taken:
         """Decide one range, exactly once.
 
         1 parse, 2 claim, 3 load, 4 fold, 5 score, 6 decide, 7 commit, 8 save, 9 publish.
         `accepted` are ranges (partition, first, last offset) whose dead letters an operator accepted;
-        `merchants` is the batch's snapshot, None where none was ever made.
+        `merchants` is the batch's snapshot, None where none was ever made. `failed` are offsets that cannot be
+        processed, each with the reason: they become dead letters PROCESSING_FAILED and no part of any state,
+        as do those whose rows PostgreSQL refuses.
         Raises LedgerMoved or Fenced when another job has the partition, SchemaBreak, StateLost, StateAhead,
         StateCorrupt, and DependencyDown from a store: the same range may then simply be taken again.
         """
+        while True:
+            try:
+                return self._take(records, pins, accepted, merchants, failed)
+            except _Refused as refused:
+                failed = {**failed, **refused.offsets}
+
+    def _take(
+        self,
+        records: Records,
+        pins: Pins,
+        accepted: frozenset[tuple[int, int, int]],
+        merchants: Snapshot | None,
+        failed: Mapping[int, str],
+    ) -> Taken:
         attempt = str(uuid4())
-        watch = _Stopwatch()
-        placed = self._parse(records)
+        watch = Stopwatch()
+        placed = self._parse(records, failed)
         watch.lap("parse")
         committed = self._ledger.claim(records.partition, attempt)
         folded_until = self._folded_until(records.partition, attempt, committed)
         watch.lap("claim")
         self._refuse_schema_break(records, placed, committed, accepted)
-        placed = placed.after(records.offsets[placed.rows] >= folded_until)
+        placed = placed.after(self._to_fold(records.partition, records.offsets[placed.rows], folded_until, committed))
         events = events_of(placed.payments, lookup_in(merchants))
-        folded, laps = self._fold(records, placed, events)
-        watch.laps(laps)
+        folded = self._fold(records, placed, events, watch)
         fresh = records.offsets[placed.rows] >= committed
         if (folded.flags[fresh] & kernel.FOLDED).any():
             raise StateCorrupt(f"partition {records.partition}: a user state is ahead of folded_until")
@@ -154,20 +174,29 @@ class Road:
                 dead_letter_copy(done.topic, done.partition, done.processed, letters) if letters else b"",
             )
             watch.lap("encode")
-            self._ledger.commit(done, committed, *copies)
+            try:
+                self._ledger.commit(done, committed, *copies)
+            except RowRefused as error:
+                offsets = self._refused(decisions, letters)
+                if not offsets.keys() - failed.keys():
+                    raise
+                raise _Refused(offsets) from error
         watch.lap("commit")
         if records.until > folded_until:
             self._states.save(records.partition, attempt, folded.users, folded.states, records.until)
         watch.lap("save")
-        published = self._publish(records, done, decisions, letters)
+        published = self._publish(done, decisions, letters)
         watch.lap("publish")
         return _taken(done, watch.seconds, published, records.ingested, letters)
 
     # ---- 1 parse
 
-    def _parse(self, records: Records) -> Placed:
-        parsed = parse(records.values, records.ingested, self._options)
-        letters = records.rejected(parsed.rejects)
+    def _parse(self, records: Records, failed: Mapping[int, str]) -> Placed:
+        beyond = np.flatnonzero(np.isin(records.offsets, list(failed)))
+        readable = records.without(beyond) if len(beyond) else records
+        parsed = parse(readable.values, records.ingested, self._options)
+        letters = [letter for letter in records.rejected(parsed.rejects) if letter.offset not in failed]
+        letters += [records.failed(row, failed[int(records.offsets[row])]) for row in beyond.tolist()]
         rows, payments = parsed.rows, parsed.payments
         belongs = partitions_of(payments.column("user_id"), self._settings.partitions, murmur2=self._settings.murmur2)
         misplaced = belongs != records.partition
@@ -184,6 +213,15 @@ class Road:
         if folded > committed:
             raise StateAhead(partition, folded, committed)
         return folded
+
+    def _to_fold(
+        self, partition: int, offsets: npt.NDArray[np.int64], folded_until: int, committed: int
+    ) -> npt.NDArray[np.bool_]:
+        """Which payments the states lack; what was given up as PROCESSING_FAILED stays out of them for good."""
+        keep = offsets >= folded_until
+        if folded_until < committed:
+            keep &= ~np.isin(offsets, list(self._ledger.failed(partition, folded_until, committed)))
+        return keep
 
     def _refuse_schema_break(
         self,
@@ -202,9 +240,8 @@ class Road:
 
     # ---- 3 load, 4 fold
 
-    def _fold(self, records: Records, placed: Placed, events: Events) -> tuple[Folded, dict[str, float]]:
+    def _fold(self, records: Records, placed: Placed, events: Events, watch: Stopwatch) -> Folded:
         """States and features. Amounts of several currencies are never summed: foreign payments stay out."""
-        watch = _Stopwatch()
         ours = self._ours(placed.payments)
         mine, events = placed.after(ours), events if ours.all() else events.take(ours)
         hashes, first, slots = np.unique(events.user, return_index=True, return_inverse=True)
@@ -217,7 +254,7 @@ class Road:
             states, slots.astype(np.int64), events, records.partition, records.offsets[mine.rows]
         )
         watch.lap("fold")
-        return Folded(features, flags, ours, users, states), watch.seconds
+        return Folded(features, flags, ours, users, states)
 
     def _ours(self, payments: pa.RecordBatch) -> npt.NDArray[np.bool_]:
         """Which payments are in the configured currency, as those that name none are."""
@@ -325,44 +362,46 @@ class Road:
             },
         )
 
+    def _refused(self, decisions: Decisions, letters: list[DeadLetter]) -> dict[int, str]:
+        """Offsets whose rows PostgreSQL refuses, and why; no more of them than make a SCHEMA_BREAK."""
+        reasons: dict[int, str] = {}
+
+        def refused_decision(rows: slice) -> bool:
+            why = self._ledger.refuses(decision_copy(decisions.select(rows)), b"")
+            return note(decisions.offsets[rows].tolist(), why)
+
+        def refused_letter(rows: slice) -> bool:
+            some = letters[rows]
+            copy = dead_letter_copy(decisions.topic, decisions.partition, decisions.processed, some)
+            return note([letter.offset for letter in some], self._ledger.refuses(b"", copy))
+
+        def note(offsets: list[int], why: str | None) -> bool:
+            if why and len(offsets) == 1:
+                reasons[offsets[0]] = f"PostgreSQL refused the row (SQLSTATE {why})"
+            return why is not None
+
+        n = len(decisions) + len(letters)
+        most = max(self._settings.dead_letter_floor, int(self._settings.dead_letter_ceiling * n)) + 1
+        culprits(len(decisions), refused_decision, most)
+        culprits(len(letters), refused_letter, most)
+        log.error("partition %d: PostgreSQL refuses rows of offsets %s", decisions.partition, sorted(reasons)[:20])
+        return reasons
+
     # ---- 9 publish
 
-    def _publish(self, records: Records, done: Range, d: Decisions, letters: list[DeadLetter]) -> bool:
+    def _publish(self, done: Range, d: Decisions, letters: list[DeadLetter]) -> bool:
         """Put the range on Kafka and note it; False where Kafka did not take it (repaired later)."""
         if not done.records:
             return True
         try:
             messages = decision_messages(d)
-            self._publisher.send(DECISIONS, done.partition, messages)
-            self._publisher.send(ALERTS, done.partition, [messages[row] for row in alert_rows(d)])
-            self._publisher.send(
-                DEAD_LETTERS,
-                done.partition,
-                [
-                    dead_letter_message(done.topic, done.partition, done.processed, letter)
-                    for letter in letters
-                    if letter.code != REKEYED
-                ],
-            )
-            put_in_place(self._publisher, self._settings, done.partition, letters)
-            self._publisher.flush()
+            alerts = [messages[row] for row in alert_rows(d)]
+            publish_range(self._publisher, self._settings, done.partition, messages, alerts, letters, done.processed)
             self._ledger.mark_published(done.partition, done.first)
         except DependencyDown as error:
             log.warning("range %s-%d from %d not published: %s", done.topic, done.partition, done.first, error)
             return False
         return True
-
-
-def put_in_place(publisher: Publisher, settings: Settings, partition: int, letters: list[DeadLetter]) -> None:
-    """Produce the re-keyed payments of a partition again, each into the partition its user belongs to."""
-    for letter in letters:
-        if letter.code != REKEYED:
-            continue
-        payment = parse_one(letter.payload, letter.ingested, parse_options(settings))
-        user = payment.column("user_id")
-        belongs = partitions_of(user, settings.partitions, murmur2=settings.murmur2)
-        origin = decision_id(settings.topic, partition, letter.offset)
-        publisher.send_again(settings.topic, int(belongs[0]), user[0].as_py().encode(), letter.payload, origin)
 
 
 def _spread(shadow: Shadow | None, positions: npt.NDArray[np.int64], keep: npt.NDArray[np.bool_]) -> Shadow | None:
@@ -372,14 +411,6 @@ def _spread(shadow: Shadow | None, positions: npt.NDArray[np.int64], keep: npt.N
     scores = np.full(len(keep), np.nan, np.float32)
     scores[positions] = shadow.scores
     return replace(shadow, scores=scores[keep])
-
-
-def parse_options(settings: Settings) -> ParseOptions:
-    return ParseOptions(
-        currency=settings.currency,
-        pan_in_ids=settings.pan_in_ids,
-        future_tolerance_us=settings.future_tolerance_s * 1_000_000,
-    )
 
 
 def _taken(
@@ -401,19 +432,9 @@ def _taken(
     )
 
 
-class _Stopwatch:
-    """Seconds by step, one lap after the other."""
+class _Refused(Exception):
+    """Offsets whose rows PostgreSQL does not take, and why: the range is taken again without them."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, step: str) -> None:
-        now = time.perf_counter()
-        self.seconds[step] = self.seconds.get(step, 0.0) + now - self._last
-        self._last = now
-
-    def laps(self, seconds: dict[str, float]) -> None:
-        """Take over laps measured inside; this watch goes on from now."""
-        self.seconds.update(seconds)
-        self._last = time.perf_counter()
+    def __init__(self, offsets: dict[int, str]) -> None:
+        super().__init__(offsets)
+        self.offsets = offsets

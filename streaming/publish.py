@@ -10,7 +10,12 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from feature_repo.errors import DependencyDown
-from streaming.documents import Message
+from feature_repo.hashing import partitions_of
+from feature_repo.parser import ParseOptions, parse_one
+from feature_repo.settings import Settings
+from streaming.decisions import DeadLetter, decision_id
+from streaming.documents import Message, dead_letter_message
+from streaming.records import REKEYED
 
 DECISIONS, ALERTS, DEAD_LETTERS = "decisions", "alerts", "transactions.dlq"
 ORIGIN_HEADER = "vigil-origin"  # TOPIC-PARTITION-OFFSET of a record that was produced again to its place
@@ -86,3 +91,42 @@ class Publisher:
 
     def _down(self, cause: str) -> DependencyDown:
         return DependencyDown("Kafka", self._bootstrap, cause)
+
+
+def publish_range(
+    publisher: Publisher,
+    settings: Settings,
+    partition: int,
+    decisions: list[Message],
+    alerts: list[Message],
+    letters: list[DeadLetter],
+    processed: int,
+) -> None:
+    """Put all that a range came to on Kafka, acknowledged; `processed` in microseconds. Raises DependencyDown."""
+    publisher.send(DECISIONS, partition, decisions)
+    publisher.send(ALERTS, partition, alerts)
+    buried = [letter for letter in letters if letter.code != REKEYED]
+    publisher.send(
+        DEAD_LETTERS, partition, [dead_letter_message(settings.topic, partition, processed, each) for each in buried]
+    )
+    for letter in letters:
+        if letter.code == REKEYED:
+            _put_in_place(publisher, settings, partition, letter)
+    publisher.flush()
+
+
+def _put_in_place(publisher: Publisher, settings: Settings, partition: int, letter: DeadLetter) -> None:
+    """Produce a re-keyed payment again, into the partition its user belongs to."""
+    payment = parse_one(letter.payload, letter.ingested, parse_options(settings))
+    user = payment.column("user_id")
+    belongs = partitions_of(user, settings.partitions, murmur2=settings.murmur2)
+    origin = decision_id(settings.topic, partition, letter.offset)
+    publisher.send_again(settings.topic, int(belongs[0]), user[0].as_py().encode(), letter.payload, origin)
+
+
+def parse_options(settings: Settings) -> ParseOptions:
+    return ParseOptions(
+        currency=settings.currency,
+        pan_in_ids=settings.pan_in_ids,
+        future_tolerance_us=settings.future_tolerance_s * 1_000_000,
+    )

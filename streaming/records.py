@@ -1,16 +1,18 @@
 """Records as they come from Kafka, and the dead letters of those that cannot be decided."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute
 
-from feature_repo.rejects import Rejects
+from feature_repo.rejects import Rejects, kept_of
 from streaming.decisions import DeadLetter
 
 REKEYED, KEY_MISMATCH, ID_CONFLICT = "REKEYED", "KEY_MISMATCH", "ID_CONFLICT"
+PROCESSING_FAILED = "PROCESSING_FAILED"
 # Outcomes of records that are as their producer meant them: they never count towards SCHEMA_BREAK.
 EXPECTED_CODES = frozenset({REKEYED, ID_CONFLICT, "TOMBSTONE"})
 
@@ -58,6 +60,19 @@ class Records:
 
     def conflicting(self, row: int) -> DeadLetter:
         return self._parsed(row, ID_CONFLICT, CONFLICT_DETAIL)
+
+    def without(self, rows: npt.NDArray[np.int64]) -> "Records":
+        """The same range with nothing to read at these rows."""
+        keep = np.ones(len(self), np.bool_)
+        keep[rows] = False
+        return replace(self, values=pa.compute.if_else(pa.array(keep), self.values, None))
+
+    def failed(self, row: int, why: str) -> DeadLetter:
+        """A record that could not be processed or stored. Nobody vouches for it, so little of it is kept."""
+        payload = self.values[row].as_py() or b""
+        digest = hashlib.sha256(payload).digest()
+        offset, ingested = int(self.offsets[row]), int(self.ingested[row])
+        return DeadLetter(offset, PROCESSING_FAILED, why, kept_of(payload), len(payload), digest, ingested)
 
     def _parsed(self, row: int, code: str, detail: str) -> DeadLetter:
         """A record the parser accepted: it holds no card number and at most 64 KiB, so it is kept whole."""

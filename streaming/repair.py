@@ -9,11 +9,9 @@ import numpy as np
 
 from feature_repo.settings import Settings
 from streaming.decisions import REVISION, DeadLetter, decision_id, row_id
-from streaming.documents import SCORE_DECIMALS, Message, dead_letter_message
+from streaming.documents import SCORE_DECIMALS, Message
 from streaming.ledger import Ledger
-from streaming.partition import put_in_place
-from streaming.publish import ALERTS, DEAD_LETTERS, DECISIONS, Publisher
-from streaming.records import REKEYED
+from streaming.publish import Publisher, publish_range
 
 log = logging.getLogger(__name__)
 
@@ -53,19 +51,8 @@ def publish_unpublished(settings: Settings, ledger: Ledger, publisher: Publisher
             buried = [_letter(row) for row in cursor.fetchall()]
         messages = [decision_message(row) for row in rows]
         alerts = [message for message, row in zip(messages, rows, strict=True) if row["is_anomaly"]]
-        publisher.send(DECISIONS, partition, messages)
-        publisher.send(ALERTS, partition, alerts)
-        publisher.send(
-            DEAD_LETTERS,
-            partition,
-            [
-                dead_letter_message(settings.topic, partition, processed, letter)
-                for letter, processed in buried
-                if letter.code != REKEYED
-            ],
-        )
-        put_in_place(publisher, settings, partition, [letter for letter, _ in buried])
-        publisher.flush()
+        processed = buried[0][1] if buried else 0
+        publish_range(publisher, settings, partition, messages, alerts, [letter for letter, _ in buried], processed)
         ledger.mark_published(partition, first)
         log.info("published %s-%d from %d to %d, left behind earlier", settings.topic, partition, first, until)
     return len(ranges)

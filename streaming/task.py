@@ -4,7 +4,7 @@ Errors of ours travel as that row, not as exceptions: Spark would turn them into
 driver could no longer tell a store that is away from a broken promise.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -134,6 +134,7 @@ def run_task(
     pins: Pins,
     accepted: frozenset[tuple[int, int, int]],
     snapshot_id: str | None,
+    failed: Mapping[int, str],
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Take the range of one Kafka partition that Spark gave this task; answers one row, or none for no records."""
@@ -143,7 +144,7 @@ def run_task(
     records = _records(pa.Table.from_batches(pieces))
     try:
         merchants = _snapshots(settings.redis_url).load(snapshot_id)
-        result = TaskResult.done(_road(settings).take(records, pins, accepted, merchants))
+        result = TaskResult.done(_road(settings).take(records, pins, accepted, merchants, failed))
     except VigilError as error:
         result = TaskResult.failed(records.partition, error)
     yield result.to_arrow()

@@ -20,7 +20,7 @@ from feature_repo.parser import parse
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Hashes, MerchantLookup, Snapshot, Stats, no_snapshot
 from feature_repo.state import States
-from streaming.partition import parse_options
+from streaming.publish import parse_options
 
 Place = tuple[int, int]  # partition and offset
 

@@ -7,12 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo import state
-from feature_repo.errors import DependencyDown, Fenced, LedgerMoved
+from feature_repo.errors import DependencyDown, Fenced, LedgerMoved, RowRefused
 from serving.client import LoadedModel
 from serving.wire import SCORED
 from streaming.decisions import NOT_UNSCORED, Range, Shadow
 from streaming.documents import Message
-from streaming.rows import DECISION_COLUMNS
+from streaming.records import PROCESSING_FAILED
+from streaming.rows import DEAD_LETTER_COLUMNS, DECISION_COLUMNS
 from streaming.scoring import Pin, Scores
 
 HEADER_BYTES, TRAILER_BYTES = 19, 2  # of a COPY file
@@ -20,15 +21,15 @@ PIN = Pin(version="7", feature_set_id="fs_test", columns=(0, 1), threshold=0.9)
 CHALLENGER = LoadedModel("8", "fs_other", ("amount_log",), 0.5, 0.01, "")
 
 
-def rows_of(copy: bytes) -> list[dict[str, bytes | None]]:
-    """A COPY file of decisions as PostgreSQL reads it: the bytes of each field by column."""
+def rows_of(copy: bytes, columns: tuple[str, ...] = DECISION_COLUMNS) -> list[dict[str, bytes | None]]:
+    """A COPY file as PostgreSQL reads it: the bytes of each field by column."""
     rows: list[dict[str, bytes | None]] = []
     at = HEADER_BYTES
     while at < len(copy) - TRAILER_BYTES:
-        assert struct.unpack_from(">h", copy, at) == (len(DECISION_COLUMNS),)
+        assert struct.unpack_from(">h", copy, at) == (len(columns),)
         at += 2
         row: dict[str, bytes | None] = {}
-        for name in DECISION_COLUMNS:
+        for name in columns:
             (size,) = struct.unpack_from(">i", copy, at)
             at += 4
             row[name] = None if size < 0 else copy[at : at + size]
@@ -37,12 +38,20 @@ def rows_of(copy: bytes) -> list[dict[str, bytes | None]]:
     return rows
 
 
+def offset_of(row: dict[str, bytes | None]) -> int:
+    return int.from_bytes(row["kafka_offset"] or b"", "big")
+
+
 @dataclass
 class FakeLedger:
+    """Refuses decisions that hold any of `poison`, as a constraint of the real one would."""
+
     committed: dict[int, int] = field(default_factory=dict)
     attempts: dict[int, str] = field(default_factory=dict)
     ranges: list[Range] = field(default_factory=list)
     copies: list[bytes] = field(default_factory=list)  # of decisions, as PostgreSQL would get them
+    letters: list[tuple[int, dict[str, bytes | None]]] = field(default_factory=list)  # partition, row
+    poison: frozenset[bytes] = frozenset()
     published: list[tuple[int, int]] = field(default_factory=list)
     fail_after_commit: bool = False  # the connection breaks once the transaction is through
 
@@ -56,12 +65,26 @@ class FakeLedger:
             raise LedgerMoved(done.topic, done.partition)
         assert bool(decisions) == bool(done.records - done.dead_letters)
         assert bool(dead_letters) == bool(done.dead_letters)
+        if self.refuses(decisions, dead_letters):
+            raise RowRefused(done.topic, done.partition, "23514")
         self.committed[done.partition] = done.until
         self.ranges.append(done)
         self.copies.append(decisions)
+        if dead_letters:
+            self.letters += [(done.partition, row) for row in rows_of(dead_letters, DEAD_LETTER_COLUMNS)]
         if self.fail_after_commit:
             self.fail_after_commit = False
             raise DependencyDown("PostgreSQL", "memory", "connection cut after COMMIT")
+
+    def refuses(self, decisions: bytes, dead_letters: bytes) -> str | None:
+        return "23514" if any(poison in decisions for poison in self.poison) else None
+
+    def failed(self, partition: int, first: int, until: int) -> dict[int, str]:
+        return {
+            offset_of(row): (row["detail"] or b"").decode()
+            for where, row in self.letters
+            if where == partition and row["code"] == PROCESSING_FAILED.encode() and first <= offset_of(row) < until
+        }
 
     def mark_published(self, partition: int, first: int) -> None:
         self.published.append((partition, first))

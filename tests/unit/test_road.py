@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_repo.errors import DependencyDown, Fenced, LedgerMoved, SchemaBreak, StateAhead, StateLost
+from feature_repo.errors import DependencyDown, Fenced, LedgerMoved, RowRefused, SchemaBreak, StateAhead, StateLost
 from feature_repo.hashing import partitions_of
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot
@@ -289,6 +289,62 @@ def test_features_do_not_depend_on_how_the_log_is_cut() -> None:
         cut.take(values[start : start + 7], first=start)
     assert whole.states.records == cut.states.records
     assert whole.documents("decisions") == cut.documents("decisions")
+
+
+def test_rows_that_postgres_refuses_are_buried_and_leave_no_trace_in_any_state() -> None:
+    world, without = World(), World()
+    world.ledger.poison = frozenset({b"Nowhere"})
+    values: list[bytes | None] = [payment(n, location="Nowhere" if n in (3, 11) else "New York") for n in range(20)]
+    taken = world.take(values)
+    assert taken.outcomes == {"scored": 18, "PROCESSING_FAILED": 2}
+    buried = {x["kafka_offset"]: x for x in world.documents("transactions.dlq")}
+    assert buried.keys() == {3, 11}
+    assert buried[3]["detail"] == "PostgreSQL refused the row (SQLSTATE 23514)"
+    without.take([None if n in (3, 11) else value for n, value in enumerate(values)])
+    assert world.states.records == without.states.records
+
+
+def test_a_crash_before_the_save_folds_again_without_what_was_given_up() -> None:
+    whole, broken = World(), World()
+    values: list[bytes | None] = [payment(1), payment(2, location="Nowhere"), payment(3)]
+    for world in (whole, broken):
+        world.ledger.poison = frozenset({b"Nowhere"})
+    whole.take(values)
+    broken.states.fail_save = True
+    with pytest.raises(DependencyDown):
+        broken.take(values)
+    broken.take(values)
+    assert broken.states.records == whole.states.records
+
+
+def test_a_record_that_is_given_up_is_not_even_read() -> None:
+    world = World()
+    values: list[bytes | None] = [payment(1), payment(2, note="4111 1111 1111 1111"), payment(3)]
+    pins = Pins(PIN, None)
+    taken = world.road.take(records(values), pins, frozenset(), None, {1: "its worker died"})
+    assert taken.outcomes == {"scored": 2, "PROCESSING_FAILED": 1}
+    (letter,) = world.documents("transactions.dlq")
+    assert (letter["kafka_offset"], letter["detail"]) == (1, "its worker died")
+    assert "**** **** **** ****" in letter["payload"] and "4111" not in json.dumps(letter)
+
+
+def test_a_flood_of_refused_rows_stops_the_stream() -> None:
+    world = World()
+    world.ledger.poison = frozenset({b"New York"})
+    with pytest.raises(SchemaBreak, match="PROCESSING_FAILED"):
+        world.take([payment(n) for n in range(80)])
+    assert not world.ledger.ranges and not world.states.records
+
+
+def test_a_refusal_that_no_row_explains_is_no_rows_fault() -> None:
+    world = World()
+
+    def refuse(*_: Any) -> None:
+        raise RowRefused("transactions", 0, "23505")
+
+    world.ledger.commit = refuse  # type: ignore[method-assign]
+    with pytest.raises(RowRefused):
+        world.take([payment(1), payment(2)])
 
 
 def test_what_kafka_did_not_take_is_left_unpublished() -> None:
