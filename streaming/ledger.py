@@ -8,6 +8,7 @@ an attempt that lost the partition changes nothing.
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg2
 import psycopg2.extensions
@@ -21,6 +22,13 @@ from streaming.rows import DEAD_LETTER_COLUMNS, DECISION_COLUMNS
 COPY_CHUNK_BYTES = 1 << 18
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 60_000
+# A server that vanished without a word is noticed within half a minute, whether we wait or send.
+LIVENESS: dict[str, Any] = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 
 CLAIM = """
     INSERT INTO ledger AS l (kafka_topic, kafka_partition, committed_until, attempt, claimed_at)
@@ -81,6 +89,7 @@ class Ledger:
                 connect_timeout=CONNECT_TIMEOUT_S,
                 application_name="vigil-stream",
                 options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC",
+                **LIVENESS,
             )
         return self._connection
 

@@ -5,7 +5,7 @@ is shown by mutants: stores and roads with one guard removed, each of which it m
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from typing import Any
 
@@ -144,20 +144,16 @@ class Stream(RuleBasedStateMachine):
 
         setattr(place, name, broken)
         try:
-            self._take(self.world.road, size)
-        except DependencyDown:
-            pass
+            with suppress(DependencyDown):
+                self._take(self.world.road, size)
         finally:
             delattr(place, name)
 
     @rule(size=st.integers(1, 12), rivals=st.integers(1, 12), step=st.sampled_from(STEPS))
     def pause_while_a_rival_goes_on(self, size: int, rivals: int, step: str) -> None:
         """A task stands still after `step`; another job takes over; the first one wakes up."""
-        with at_step(step, lambda: self._take(self._job(self.world), rivals)):
-            try:
-                self._take(self.world.road, size)
-            except (LedgerMoved, Fenced):
-                pass
+        with at_step(step, lambda: self._take(self._job(self.world), rivals)), suppress(LedgerMoved, Fenced):
+            self._take(self.world.road, size)
 
     @rule()
     def back_up_redis(self) -> None:
