@@ -57,6 +57,8 @@ class Stack:
         does not start, BadConfiguration for an unknown name.
         """
         names = _known(only)
+        if only is None and not self.settings.windows:
+            names.remove("windows")
         account.open_home(self.settings.home, account.unprivileged())
         with files.locked(self.files.command_lock, what="another `vigil up` of this home"):
             running = self._supervisor() is not None
@@ -112,7 +114,7 @@ class Stack:
 
     def _fetch(self, names: Sequence[str], progress: Progress) -> None:
         """Find the JDK and fetch the files a start will need, so that a lack is known at once."""
-        needed = set(names) & {"kafka", "elasticsearch", "stream"}
+        needed = set(names) & {"kafka", "elasticsearch", "stream", "windows"}
         if not needed:
             return
         java.find(self.settings, account.unprivileged())
@@ -124,7 +126,7 @@ class Stack:
             jars.classpath(self.settings, "kafka", fetched)
         if "elasticsearch" in needed:
             jars.elasticsearch(self.settings, fetched)
-        if "stream" in needed:
+        if needed & {"stream", "windows"}:
             jars.classpath(self.settings, "spark", fetched)
 
     def _settle_ports(self, progress: Progress) -> None:
