@@ -56,9 +56,7 @@ class Stack:
         Raises AlreadyRunning where another command is starting the stack, DependencyDown where something
         does not start, BadConfiguration for an unknown name.
         """
-        names = _known(only)
-        if only is None and not self.settings.windows:
-            names.remove("windows")
+        names = _known(only or usual(self.settings))
         account.open_home(self.settings.home, account.unprivileged())
         with files.locked(self.files.command_lock, what="another `vigil up` of this home"):
             running = self._supervisor() is not None
@@ -291,10 +289,15 @@ class Stack:
             self.files.write_state({})
 
 
-def _known(names: Sequence[str] | None) -> list[str]:
-    for name in names or ():
+def usual(settings: Settings) -> list[str]:
+    """What starts where nothing is named."""
+    return [name for name in services.NAMES if name != "windows" or settings.windows]
+
+
+def _known(names: Sequence[str]) -> list[str]:
+    for name in names:
         if name not in services.NAMES:
             near = difflib.get_close_matches(name, services.NAMES, 1)
             hint = f"did you mean {near[0]}?" if near else f"services are {', '.join(services.NAMES)}"
             raise BadConfiguration(f"there is no service '{name}'", remedy=hint)
-    return list(names or services.NAMES)
+    return list(names)
