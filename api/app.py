@@ -22,6 +22,9 @@ from api.health.service import HealthService
 from api.labels import endpoints as labels
 from api.labels.repository import LabelRepository
 from api.labels.service import LabelService
+from api.metrics import endpoints as metrics
+from api.metrics.repository import WindowRepository
+from api.metrics.service import WindowService
 from api.models import endpoints as versions
 from api.models.repository import RegistryRepository, RequestRepository
 from api.models.service import ModelsService
@@ -75,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         transactions.router(TransactionService(TransactionRepository(database), cursors, models.artifact_of))
     )
     app.include_router(search.router(SearchService(documents, cursors)))
+    app.include_router(metrics.router(WindowService(WindowRepository(database), cursors)))
     asked = RequestRepository(database, writing)
     app.include_router(versions.router(ModelsService(registered, asked, settings.model_name)))
     app.include_router(

@@ -54,10 +54,22 @@ def once(request: Request) -> None:
         raise ParameterTwice
 
 
-class Filters(BaseModel):
-    """Query parameters. Anything else in the query is refused: a typo must not widen a result."""
+class Paged(BaseModel):
+    """Query parameters of a list. Anything else in the query is refused: a typo must not widen a result."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: Limit = Field(DEFAULT_LIMIT, description="results per page")
+    cursor: str | None = Field(None, description="`next_cursor` of the page before", max_length=512)
+
+    def identity(self, path: str) -> str:
+        """Names the question without its page: a cursor belongs to it."""
+        asked = self.model_dump_json(exclude={"cursor", "limit"}, exclude_none=True)
+        return f"{path} {asked}"
+
+
+class Filters(Paged):
+    """What decisions are filtered by."""
 
     user_id: Identifier | None = Field(None, description="payments of this user only")
     from_: Moment | None = Field(None, alias="from", description="event_time at or after this")
@@ -72,8 +84,6 @@ class Filters(BaseModel):
     outcome: Literal["scored", "unscored", "duplicate"] | None = Field(
         None, description="scored and unscored ones are shown when this is not given"
     )
-    limit: Limit = Field(DEFAULT_LIMIT, description="results per page")
-    cursor: str | None = Field(None, description="`next_cursor` of the page before", max_length=512)
 
     @model_validator(mode="after")
     def _in_order(self) -> "Filters":
@@ -95,8 +105,3 @@ class Filters(BaseModel):
     def until(self) -> datetime | None:
         """Event time before this."""
         return self.to if self.to is not None else self.end_time
-
-    def identity(self, path: str) -> str:
-        """Names the question without its page: a cursor belongs to it."""
-        asked = self.model_dump_json(exclude={"cursor", "limit"}, exclude_none=True)
-        return f"{path} {asked}"

@@ -398,6 +398,18 @@ class WorkerDied(VigilError):
         super().__init__(f"a worker of the stream broke off: {cause}")
 
 
+class WindowsStopped(VigilError):
+    """Spark ended a query of windowed metrics."""
+
+    code = "WINDOWS_STOPPED"
+
+    def __init__(self, query: str, checkpoint: str, cause: str) -> None:
+        super().__init__(
+            f"the query {query} ended: {cause}",
+            remedy=f"vigil logs windows; where its checkpoint is at fault, remove {checkpoint} and it counts anew",
+        )
+
+
 class SchemaBreak(VigilError):
     """More than 20 % and over 50 bad records in one range: a producer changed its format."""
 

@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     retrain: str = Field(
         "off", pattern="^(off|drift|weekly)$", description="when the lifecycle worker trains a challenger by itself"
     )
+    windows: bool = Field(True, description="run `vigil windows`, payments over time, with the local stack")
     bind: str = Field("127.0.0.1", description="address our services listen on")
 
     ports: str = Field(

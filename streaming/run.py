@@ -1,19 +1,17 @@
 """`vigil stream`: one job per home folder, stopped between batches, never inside one."""
 
-import fcntl
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
 import redis
 
-from feature_repo.errors import AlreadyRunning, BadConfiguration, DependencyDown
+from feature_repo.errors import BadConfiguration, DependencyDown
 from feature_repo.settings import Settings
 from streaming.job import Batch, Job, session, start
+from streaming.lock import only_one
 from streaming.warm import warm
 
 log = logging.getLogger(__name__)
@@ -36,7 +34,7 @@ def run(
     Stops between batches. Raises what stopped it otherwise: LedgerMoved, Fenced, StateLost, StateAhead,
     SchemaBreak, DependencyDown at the start, AlreadyRunning.
     """
-    with only_one(settings):
+    with only_one(settings, "stream"):
         check_redis(settings)
         warm()
         job = Job(settings, accepted, on_batch)
@@ -56,23 +54,6 @@ def run(
                 raise failure
         finally:
             spark.stop()
-
-
-@contextmanager
-def only_one(settings: Settings) -> Iterator[None]:
-    """Hold this home folder's stream lock; the kernel releases it whatever way the process ends."""
-    folder = settings.home / "run"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "stream.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise AlreadyRunning("vigil stream", int(lock.read() or 0)) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
 
 
 def check_redis(settings: Settings) -> None:

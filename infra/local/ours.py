@@ -129,6 +129,23 @@ def lifecycle(plan: Plan) -> Service:
     )
 
 
+def windows(plan: Plan) -> Service:
+    """Payments over time, by a Spark of its own. Nothing waits for it."""
+    folder = _own_folder(plan, "windows")
+    return Service(
+        name="windows",
+        argv=lambda: [sys.executable, "-m", "pipelines.cli", "windows"],
+        url="",
+        check=health.running,
+        cwd=folder,
+        needs=("kafka", "postgres"),
+        env=lambda: plan.environment(JAVA_HOME=str(java.find(plan.settings).home)),
+        prepare=partial(_make_folders, folder),
+        ours=True,
+        settle_s=3.0,
+    )
+
+
 def _own_folder(plan: Plan, name: str) -> Path:
     return plan.home / "work" / name
 

@@ -7,11 +7,11 @@ from infra.local.plan import Plan
 from infra.local.service import Service
 
 SERVERS = ("kafka", "postgres", "redis", "elasticsearch", "mlflow")
-OURS = ("serving", "api", "stream", "indexer", "lifecycle")
+OURS = ("serving", "api", "stream", "indexer", "lifecycle", "windows")
 NAMES = SERVERS + OURS
 _BUILDERS = (
     *(kafka.service, postgres.service, redis.service, elasticsearch.service, ours.mlflow),
-    *(ours.serving, ours.api, ours.stream, ours.indexer, ours.lifecycle),
+    *(ours.serving, ours.api, ours.stream, ours.indexer, ours.lifecycle, ours.windows),
 )
 
 

@@ -56,7 +56,7 @@ class Stack:
         Raises AlreadyRunning where another command is starting the stack, DependencyDown where something
         does not start, BadConfiguration for an unknown name.
         """
-        names = _known(only)
+        names = _known(only or usual(self.settings))
         account.open_home(self.settings.home, account.unprivileged())
         with files.locked(self.files.command_lock, what="another `vigil up` of this home"):
             running = self._supervisor() is not None
@@ -112,7 +112,7 @@ class Stack:
 
     def _fetch(self, names: Sequence[str], progress: Progress) -> None:
         """Find the JDK and fetch the files a start will need, so that a lack is known at once."""
-        needed = set(names) & {"kafka", "elasticsearch", "stream"}
+        needed = set(names) & {"kafka", "elasticsearch", "stream", "windows"}
         if not needed:
             return
         java.find(self.settings, account.unprivileged())
@@ -124,7 +124,7 @@ class Stack:
             jars.classpath(self.settings, "kafka", fetched)
         if "elasticsearch" in needed:
             jars.elasticsearch(self.settings, fetched)
-        if "stream" in needed:
+        if needed & {"stream", "windows"}:
             jars.classpath(self.settings, "spark", fetched)
 
     def _settle_ports(self, progress: Progress) -> None:
@@ -289,10 +289,15 @@ class Stack:
             self.files.write_state({})
 
 
-def _known(names: Sequence[str] | None) -> list[str]:
-    for name in names or ():
+def usual(settings: Settings) -> list[str]:
+    """What starts where nothing is named."""
+    return [name for name in services.NAMES if name != "windows" or settings.windows]
+
+
+def _known(names: Sequence[str]) -> list[str]:
+    for name in names:
         if name not in services.NAMES:
             near = difflib.get_close_matches(name, services.NAMES, 1)
             hint = f"did you mean {near[0]}?" if near else f"services are {', '.join(services.NAMES)}"
             raise BadConfiguration(f"there is no service '{name}'", remedy=hint)
-    return list(names or services.NAMES)
+    return list(names)

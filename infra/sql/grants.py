@@ -15,12 +15,14 @@ GRANTS: dict[str, tuple[str, ...]] = {
         "SELECT, INSERT, UPDATE ON promotion_requests",
         "SELECT, INSERT ON labels",
         "SELECT, INSERT, DELETE ON merchant_days",
+        "SELECT, INSERT, UPDATE, DELETE ON payment_windows",
+        "SELECT, INSERT, UPDATE ON window_progress",
         "SELECT ON alembic_version",
         "EXECUTE ON FUNCTION ensure_decision_partitions(date, integer)",
     ),
     READER: (
         "SELECT ON decisions, dead_letters, audit, ledger, ledger_ranges, parked_documents, alembic_version",
-        "SELECT ON promotion_requests, labels, merchant_days",
+        "SELECT ON promotion_requests, labels, merchant_days, payment_windows, window_progress",
     ),
 }
 

@@ -1,7 +1,8 @@
-"""The stream and the search index: `vigil stream`, `vigil index` and `vigil reindex`."""
+"""What reads Kafka without end: `vigil stream`, `vigil windows` and `vigil index`; and `vigil reindex`."""
 
 import json
 import logging
+import os
 import re
 import signal
 import threading
@@ -15,6 +16,8 @@ import typer
 
 from feature_repo import settings as configuration
 from feature_repo.errors import BadConfiguration
+
+NICE = 10  # windows may be behind, decisions may not
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -44,6 +47,21 @@ def _offsets(text: str) -> tuple[int, int, int]:
         raise BadConfiguration(f"--accept-dead-letters {text}: expected PARTITION:FIRST-LAST, such as 0:100-160")
     partition, first, last = (int(group) for group in match.groups())
     return partition, first, last
+
+
+def windows(
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="End when all that is in the topic now is counted.")
+    ] = False,
+) -> None:
+    """Count decided payments by minute, merchant and payment method, and bursts of users, until stopped."""
+    from infra.local.jars import spark_jars
+    from streaming.window_job import run
+
+    settings = configuration.load()
+    os.nice(NICE)
+    with until_signal() as stop:
+        run(settings, spark_jars(settings), stop, until_caught_up=until_caught_up)
 
 
 def index(
@@ -116,5 +134,6 @@ def _print(result: dict[str, int], as_json: bool) -> None:
 
 def register(app: typer.Typer) -> None:
     app.command("stream")(stream)
+    app.command("windows")(windows)
     app.command("index")(index)
     app.command("reindex")(reindex)

@@ -61,12 +61,12 @@ def site(stack: Settings) -> Iterator[Site]:
     ):
         through = {"host": postgres.address[0], "port": postgres.address[1], "sslmode": "disable"}
         secret = f":{cache.password}@" if cache.password else ""
-        changes = dict(
-            topic=f"faults-{uuid4().hex[:8]}",
-            partitions=1,
-            postgres_dsn=psycopg2.extensions.make_dsn(**{**dsn, **through}),
-            redis_url=f"redis://{secret}{cached.address[0]}:{cached.address[1]}/{REDIS_DATABASE}",
-        )
+        changes = {
+            "topic": f"faults-{uuid4().hex[:8]}",
+            "partitions": 1,
+            "postgres_dsn": psycopg2.extensions.make_dsn(**{**dsn, **through}),
+            "redis_url": f"redis://{secret}{cached.address[0]}:{cached.address[1]}/{REDIS_DATABASE}",
+        }
         settings = stack.model_copy(update=changes)
         client = redis.Redis.from_url(settings.redis_url)
         client.flushdb()

@@ -251,7 +251,7 @@ def test_the_reader_writes_nothing(shared: Settings, statement: str) -> None:
     "table",
     [
         *("decisions", "dead_letters", "ledger", "ledger_ranges", "audit", "parked_documents", "alembic_version"),
-        *("promotion_requests", "labels", "merchant_days"),
+        *("promotion_requests", "labels", "merchant_days", "payment_windows", "window_progress"),
     ],
 )
 def test_the_reader_reads_every_table(shared: Settings, table: str) -> None:

@@ -106,6 +106,23 @@ def test_a_bad_query_is_refused_by_name(client: httpx.Client, path: str, query: 
     refused(client.get(path + query), status, code)
 
 
+@pytest.mark.parametrize(
+    ("query", "status", "code"),
+    [
+        ("limit=0", 422, "LIMIT_RANGE"),
+        ("cursor=AAAA", 400, "CURSOR_INVALID"),
+        ("from=2026-02-01&to=2026-01-01", 422, "RANGE_ORDER"),
+        ("from=2026-02-01T00:00:00", 422, "TIME_NO_ZONE"),
+        ("key=a%00b", 422, "ID_FORMAT"),
+        (f"kind={SECRET}", 422, "PARAMETER_INVALID"),
+        ("user_id=u", 422, "PARAMETER_UNKNOWN"),
+        ("kind=user&kind=merchant", 422, "PARAMETER_TWICE"),
+    ],
+)
+def test_a_bad_query_for_windows_is_refused_by_name(client: httpx.Client, query: str, status: int, code: str) -> None:
+    refused(client.get(f"/metrics/windows?{query}"), status, code)
+
+
 @pytest.mark.parametrize("query", ["", "q=", "q=*coffee", 'q="new york', "q=/a.*b/", "q=" + "a+OR+" * 2000 + "a"])
 def test_search_text_outside_the_syntax_is_refused(client: httpx.Client, query: str) -> None:
     body = refused(client.get(f"/search?{query}"), 422, "QUERY_SYNTAX")

@@ -137,6 +137,7 @@ def test_each_service_has_the_database_role_it_needs_and_no_other(compose: dict[
         "stream": {"vigil_writer"},
         "indexer": {"vigil_writer"},
         "lifecycle": {"vigil_writer"},
+        "windows": {"vigil_writer"},
     }
 
 

@@ -20,7 +20,7 @@ OURS = {"feature_repo", "serving", "streaming", "api", "training", "pipelines", 
 ENTRIES = {
     "serving": ("serving.service",),
     "api": ("api.app",),
-    "stream": ("pipelines.cli", "streaming.run", "infra.local.jars"),
+    "stream": ("pipelines.cli", "streaming.run", "streaming.window_job", "infra.local.jars"),  # of windows as well
     "indexer": ("pipelines.cli", "streaming.indexer"),
     "lifecycle": ("pipelines.cli", "pipelines.lifecycle"),
     "provision": ("infra.provision",),

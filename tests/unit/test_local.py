@@ -8,8 +8,9 @@ import pytest
 
 from feature_repo import settings as configuration
 from feature_repo.errors import AlreadyRunning
-from infra.local import doctor, files, ivy, jars, java, logs, ports
+from infra.local import doctor, files, ivy, jars, java, logs, ports, services
 from infra.local.java import Jdk, NoJdk
+from infra.local.stack import usual
 
 
 def jdk(folder: Path, version: str, *, full: bool = True) -> Path:
@@ -172,3 +173,10 @@ def test_doctor_names_a_package_that_is_not_as_locked(tmp_path: Path) -> None:
     assert "numpy" in finding.found
     assert "no-such-package missing" in finding.found
     assert finding.remedy == "make setup"
+
+
+def test_windows_can_be_left_out_of_what_starts() -> None:
+    settings = configuration.load()
+    everything = set(usual(settings.model_copy(update={"windows": True})))
+    assert everything == set(services.NAMES)
+    assert everything - set(usual(settings.model_copy(update={"windows": False}))) == {"windows"}
