@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     retrain: str = Field(
         "off", pattern="^(off|drift|weekly)$", description="when the lifecycle worker trains a challenger by itself"
     )
+    retention_days: int | None = Field(
+        None,
+        ge=1,
+        description="days of decisions the lifecycle worker keeps, dropping older ones daily; all when unset",
+    )
     bind: str = Field("127.0.0.1", description="address our services listen on")
 
     ports: str = Field(
