@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from feature_repo.errors import DependencyDown
 from feature_repo.settings import Settings
 
-READ_RECORDS = 50_000  # at a time
+READ_RECORDS, READ_S = 50_000, 0.2  # at a time: so many, or what comes within so long
 SILENCE_S = 30.0  # of Kafka, after which it is taken to be away
 
 
@@ -72,7 +72,7 @@ def _messages(settings: Settings, partition: int, first: int, last: int) -> Iter
         client.assign([TopicPartition(settings.topic, partition, first)])
         silent = time.monotonic() + SILENCE_S
         while True:
-            answered = client.consume(READ_RECORDS, 1.0)
+            answered = client.consume(READ_RECORDS, READ_S)
             ended = any(_is_end(message, settings) for message in answered)
             messages = [message for message in answered if message.error() is None]
             if messages:

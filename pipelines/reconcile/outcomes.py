@@ -137,7 +137,7 @@ def _pieces(
     """
     name = f"{topic}-{place.number}"
     cursor.execute(BEFORE, (topic, place.number, at, at))
-    before, until, committed_at = cursor.fetchone() or (-1, at, 0)
+    before, until, committed_at = cursor.fetchone() or (-1, 0, 0)
     while True:
         cursor.execute(RANGES, (topic, place.number, before, place.committed, PIECE_OFFSETS))
         ranges = np.array(cursor.fetchall(), np.int64).reshape(-1, 8)
@@ -217,7 +217,8 @@ def _outside(offsets: Offsets, ranges: npt.NDArray[np.int64]) -> Offsets:
 def _sums(rows: Offsets, ranges: npt.NDArray[np.int64], place: Place, topic: str, found: Findings) -> None:
     """Each range's counts against its rows; one that retention has cut is no longer counted."""
     row = np.searchsorted(ranges[:, 0], rows[:, 0], side="right") - 1
-    inside = row >= 0
+    inside = np.zeros(len(rows), np.bool_)
+    inside[row >= 0] = rows[row >= 0, 0] < ranges[row[row >= 0], 1]
     held = np.zeros((len(ranges), 4), np.int64)
     np.add.at(held, (row[inside], rows[inside, 2]), 1)
     wrong = (held != ranges[:, 3:7]).any(axis=1) | (ranges[:, 2] != ranges[:, 3:7].sum(axis=1))

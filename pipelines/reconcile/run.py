@@ -42,7 +42,7 @@ def check(
     done.findings = found.all()
     done.seconds = round(time.monotonic() - started, 3)
     for finding in done.findings:
-        log.error("%s (%s, %d): %s; try: %s", *vars(finding).values())
+        log.error("%s (%s): %s; try: %s", finding.code, finding.component, finding.cause, finding.remedy)
     return done
 
 

@@ -32,6 +32,7 @@ from streaming.publish import ALERTS, DECISIONS, ORIGIN_HEADER
 from streaming.search import SearchWriter
 from tests.cases.decided import PARTITIONS, Stream
 from tests.live import environment
+from tests.services.test_lifecycle import eventually
 from tests.services.test_migrations import database_of_its_own
 from tests.unit.road_fakes import PIN, FakePublisher, score_by_amount
 
@@ -142,8 +143,8 @@ def test_dead_letters_are_listed_newest_first_page_by_page(stream: Stream) -> No
 
 
 def test_a_dead_letter_is_shown_masked_with_its_headers_while_kafka_has_them(stream: Stream) -> None:
-    (payment,) = payments(1, merchant="card 4111 1111 1111 1111", location="\x1b[31mred")
-    raw(stream, json.dumps(payment, ensure_ascii=False).encode() + b"\x1b")
+    (payment,) = payments(1, merchant="card 4111 1111 1111 1111", location="a colour")
+    raw(stream, json.dumps(payment).encode().replace(b"a colour", b"\x1b[31mred"))
     stream.decide()
     shown = command(stream, "dlq", "show", "0-0")
     assert shown.exit_code == 0, shown.output
@@ -260,26 +261,26 @@ BROKEN = {
         {"OUTCOME_TWICE", "LEDGER_SUM"},
     ),
     "an offset in both tables": (
-        "INSERT INTO dead_letters SELECT kafka_topic, kafka_partition, kafka_offset, 'X', 'x', NULL, 0, NULL,"
-        f" ingested_at, processed_at FROM decisions {_WHERE} AND transaction_id = 'p7'",
+        ("INSERT INTO dead_letters SELECT kafka_topic, kafka_partition, kafka_offset, 'X', 'x', NULL, 0, NULL,"
+        f" ingested_at, processed_at FROM decisions {_WHERE} AND transaction_id = 'p7'"),
         {"OUTCOME_TWICE", "LEDGER_SUM"},
     ),
     "a dropped range": (
         f"DELETE FROM ledger_ranges {_WHERE} AND (kafka_partition, first_offset) IN {_MIDDLE}", {"LEDGER_HOLE"},
     ),
     "the last range dropped": (
-        f"DELETE FROM ledger_ranges {_WHERE} AND (kafka_partition, first_offset) IN (SELECT kafka_partition,"
-        f" max(first_offset) FROM ledger_ranges {_WHERE} GROUP BY 1)",
+        (f"DELETE FROM ledger_ranges {_WHERE} AND (kafka_partition, first_offset) IN (SELECT kafka_partition,"
+        f" max(first_offset) FROM ledger_ranges {_WHERE} GROUP BY 1)"),
         {"LEDGER_HOLE", "LEDGER_MISPLACED"},
     ),
     "a range over its neighbour": (
-        f"UPDATE ledger_ranges SET first_offset = first_offset - 1 {_WHERE}"
-        f" AND (kafka_partition, first_offset) IN {_MIDDLE}",
+        (f"UPDATE ledger_ranges SET first_offset = first_offset - 1 {_WHERE}"
+        f" AND (kafka_partition, first_offset) IN {_MIDDLE}"),
         {"LEDGER_OVERLAP", "LEDGER_SUM"},
     ),
     "a range committed before an earlier one": (
-        f"UPDATE ledger_ranges SET committed_at = committed_at - interval '1 hour' {_WHERE}"
-        f" AND (kafka_partition, first_offset) IN {_MIDDLE}",
+        (f"UPDATE ledger_ranges SET committed_at = committed_at - interval '1 hour' {_WHERE}"
+        f" AND (kafka_partition, first_offset) IN {_MIDDLE}"),
         {"LEDGER_BACKWARD"},
     ),
     "other counts": (
@@ -322,6 +323,8 @@ def test_an_outcome_without_a_record_is_found(reconciled: Stream) -> None:
     (payment,) = payments(1, first=200)
     producer.produce(reconciled.settings.topic, json.dumps(payment), partition=0)
     producer.commit_transaction(30)
+    marked = reconciled.ledger.positions()[0] + 2
+    eventually(lambda: log.kept(reconciled.settings)[0][1] == marked)  # the broker writes it after it has answered
     (after,) = payments(1, first=205)
     raw(reconciled, json.dumps(after).encode())
     end = log.kept(reconciled.settings)[0][1]
@@ -452,6 +455,9 @@ def aged(stream: Stream) -> Iterator[Settings]:
             )  # fmt: skip
         execute(settings, "INSERT INTO ledger VALUES (%s, 0, 10)", settings.topic)
         yield settings
+    with search(stream.settings) as client:
+        for day in ("1980.01.02", "1980.01.03"):
+            client.options(ignore_status=404).indices.delete(index=f"decisions-{day}")
 
 
 def offsets(settings: Settings, table: str, column: str = "kafka_offset") -> list[int]:
@@ -490,7 +496,6 @@ def test_old_days_go_with_their_documents_and_what_is_kept_still_agrees(aged: Se
         raw_log(aged, 10)
         found = {finding.code for finding in run.check(aged).findings}
         assert found == {"DOCUMENT_MISSING"}, "nothing was ever indexed, and all else agrees"
-        client.indices.delete(index="decisions-1980.01.03")
 
 
 def raw_log(settings: Settings, count: int) -> None:
@@ -516,7 +521,7 @@ def test_what_waits_to_be_published_or_indexed_holds_its_day(aged: Settings) -> 
 
 def test_rows_outside_every_day_go_from_the_default_partition(aged: Settings) -> None:
     execute(
-        aged, "INSERT INTO decisions SELECT (jsonb_populate_record(d, %s)).* FROM (SELECT * FROM decisions LIMIT 1) d",
+        aged, "INSERT INTO decisions SELECT (jsonb_populate_record(d, %s)).* FROM decisions d LIMIT 1",
         json.dumps({"ingested_at": "1979-06-01T00:00:00Z"}),
     )  # fmt: skip
     done = retention.run(aged, DAYS, "somebody", today=date(2026, 1, 1))
@@ -646,7 +651,7 @@ calls = 0
 def scorer(features, pin):
     global calls
     calls += 1
-    if sys.argv[1] == "scoring" and calls == 3:
+    if sys.argv[1] == "scoring" and calls == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return score_by_amount(features, pin)
 
@@ -662,7 +667,7 @@ def test_a_backfill_that_is_killed_is_gone_on_with_and_everything_is_published(s
     killed = subprocess.run([sys.executable, "-c", KILLED, where], env=environment_of(silent), check=False)
     assert killed.returncode == -9
     (*_, (revision, _, _, some)) = revisions(silent)
-    assert revision == 2 and some == (8 if where == "scoring" else 4)
+    assert revision == 2 and some == 4
     publisher = FakePublisher()
     done = backfill(silent, publisher=publisher)
     assert done.scored == 19 - some and done.republished == 1
