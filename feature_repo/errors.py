@@ -363,6 +363,41 @@ class ParityBroken(VigilError):
         self.checked = checked
 
 
+class Unreconciled(VigilError):
+    """Kafka, the ledger, the tables and the search index do not tell the same story; `codes` names what differs."""
+
+    code = "UNRECONCILED"
+    exit_code = 10
+    remedy = "vigil reconcile --json names cause and remedy of each"
+
+    def __init__(self, codes: list[str]) -> None:
+        super().__init__(f"the stores disagree: {', '.join(codes)}")
+        self.codes = codes
+
+
+class DeadLetterUnknown(VigilError):
+    code = "DEAD_LETTER_UNKNOWN"
+    family = Family.REFUSE
+    status = 404
+    exit_code = 2
+    remedy = "vigil dlq list"
+
+    def __init__(self, coordinates: str) -> None:
+        super().__init__(f"there is no dead letter {coordinates}")
+
+
+class ReplayRefused(VigilError):
+    """A dead letter cannot be produced again; `code` is PAYLOAD_INCOMPLETE, NOT_A_PAYMENT or ALREADY_PRODUCED."""
+
+    family = Family.REFUSE
+    status = 409
+    exit_code = 2
+
+    def __init__(self, coordinates: str, code: str, why: str) -> None:
+        super().__init__(f"{coordinates}: {why}")
+        self.code = code
+
+
 class RecordViewReadOnly(VigilError):
     """Feast was asked to write a view whose rows are state records: only the stream writes those."""
 

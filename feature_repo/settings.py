@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         "off", pattern="^(off|drift|weekly)$", description="when the lifecycle worker trains a challenger by itself"
     )
     windows: bool = Field(True, description="run `vigil windows`, payments over time, with the local stack")
+    retention_days: int | None = Field(
+        None,
+        ge=1,
+        description="days of decisions the lifecycle worker keeps, dropping older ones daily; all when unset",
+    )
     bind: str = Field("127.0.0.1", description="address our services listen on")
 
     ports: str = Field(

@@ -26,6 +26,25 @@ def parity(settings: Settings, day: date) -> None:
     require(found)
 
 
+def reconcile(settings: Settings, day: date) -> None:
+    """What was committed since yesterday began. Raises Unreconciled, which is then logged; DependencyDown."""
+    from pipelines.reconcile.run import check, require
+
+    done = check(settings, day - timedelta(days=1))
+    log.info("reconcile: %d offsets, %d documents, %d findings", done.offsets, done.documents, len(done.findings))
+    require(done)
+
+
+def retention(settings: Settings, day: date) -> None:
+    """Where VIGIL_RETENTION_DAYS asks for it. Raises DependencyDown."""
+    from pipelines.retention import run
+
+    if settings.retention_days is None:
+        return
+    done = run(settings, settings.retention_days, "lifecycle", today=day)
+    log.info("retention: kept from %s, %d things gone, %d bytes", done.kept_from, len(done.gone), done.bytes)
+
+
 def retrain(settings: Settings, day: date) -> None:
     """Where VIGIL_RETRAIN asks for it: on an alarm over live decisions, or every week.
 

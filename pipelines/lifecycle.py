@@ -28,7 +28,9 @@ DailyJob = Callable[[Settings, date], None]
 RETRY is tried again soon, any other, as what nobody foresaw, the next day."""
 
 # What is due at the first look of every UTC day, in this order.
-DAILY: tuple[DailyJob, ...] = (rebuild_merchants, daily.parity, daily.retrain)
+DAILY: tuple[DailyJob, ...] = (
+    rebuild_merchants, daily.parity, daily.reconcile, daily.retrain, daily.retention
+)  # fmt: skip
 
 
 def run(settings: Settings, stop: threading.Event, daily: tuple[DailyJob, ...] = DAILY) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from feature_repo.settings import Settings
-from streaming.decisions import REVISION, DeadLetter, decision_id, row_id
+from streaming.decisions import DeadLetter, decision_id, row_id
 from streaming.documents import SCORE_DECIMALS, Message
 from streaming.ledger import Ledger
 from streaming.publish import Publisher, publish_range
@@ -19,14 +19,14 @@ UNPUBLISHED = """
     SELECT kafka_partition, first_offset, until_offset FROM ledger_ranges
     WHERE kafka_topic = %s AND published_at IS NULL ORDER BY kafka_partition, first_offset
 """
-# By id, which is made of partition and offset and has a small index of its own.
-DECIDED = """
-    SELECT revision, ingested_at, kafka_topic, kafka_partition, kafka_offset, transaction_id, user_id, amount,
-        currency, event_time, merchant, location, payment_method, anomaly_score, outcome, unscored_reason,
-        is_anomaly, anomaly_reasons, decision, model_version, feature_set_id, late, ruleset_version, processed_at
-    FROM decisions
-    WHERE id >= %s AND id < %s AND kafka_topic = %s AND revision = %s
-    ORDER BY kafka_offset
+# What a document holds, in its order.
+PUBLISHED = """revision, ingested_at, kafka_topic, kafka_partition, kafka_offset, transaction_id, user_id, amount,
+    currency, event_time, merchant, location, payment_method, anomaly_score, outcome, unscored_reason,
+    is_anomaly, anomaly_reasons, decision, model_version, feature_set_id, late, ruleset_version, processed_at"""
+# By id, which is made of partition and offset and has a small index of its own. Every revision: a backfill that was
+# cut short leaves a range unpublished as well.
+DECIDED = f"""
+    SELECT {PUBLISHED} FROM decisions WHERE id >= %s AND id < %s AND kafka_topic = %s ORDER BY kafka_offset, revision
 """
 BURIED = """
     SELECT kafka_offset, code, detail, payload, payload_bytes, payload_sha256, ingested_at, processed_at
@@ -44,7 +44,7 @@ def publish_unpublished(settings: Settings, ledger: Ledger, publisher: Publisher
     for partition, first, until in ranges:
         with ledger.transaction() as cursor:
             low, high = row_id(partition, np.array([first, until]), 0).tolist()
-            cursor.execute(DECIDED, (low, high, settings.topic, REVISION))
+            cursor.execute(DECIDED, (low, high, settings.topic))
             names = [column.name for column in cursor.description or ()]
             rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
             cursor.execute(BURIED, (settings.topic, partition, first, until))

@@ -34,13 +34,22 @@ def apply(settings: Settings) -> None:
         _apply(client)
 
 
-def remove(settings: Settings) -> list[str]:
-    """Deletes every index behind the alias, and answers their names. Raises StoreUnavailable."""
+def remove(settings: Settings, names: list[str] | None = None) -> list[str]:
+    """Deletes these indices, or every one behind the alias, and answers their names. Raises StoreUnavailable."""
     with _client(settings) as client:
-        names = sorted(client.indices.get(index=f"{ALIAS}-*", features="aliases"))
+        if names is None:
+            names = sorted(client.indices.get(index=f"{ALIAS}-*", features="aliases"))
         for name in names:  # by name: a server may refuse to delete by pattern
             client.indices.delete(index=name, ignore_unavailable=True)
         return names
+
+
+def sizes(settings: Settings) -> list[tuple[str, int, int]]:
+    """Name, documents and bytes of every index behind the alias, the oldest day first. Raises StoreUnavailable."""
+    with _client(settings) as client:
+        found = client.indices.stats(index=f"{ALIAS}-*", metric=["docs", "store"])["indices"]
+        totals = ((name, index["primaries"]["docs"]["count"], index["total"]["store"]) for name, index in found.items())
+        return sorted((name, documents, store["size_in_bytes"]) for name, documents, store in totals)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from feature_repo import settings as configuration
-from feature_repo.errors import BadConfiguration, DependencyDown
+from feature_repo.errors import AlreadyRunning, BadConfiguration, DependencyDown
 from feature_repo.settings import Settings
 from infra.local import account, files, jars, java, logs, ports, process, services, status
 from infra.local.files import Files
@@ -90,6 +90,15 @@ class Stack:
         """Stop everything and remove the home with all data, also what lies elsewhere on its behalf."""
         self.down()
         account.remove_home(self.settings.home)
+
+    def require_erasable(self) -> None:
+        """Raises AlreadyRunning while anything of this stack runs, BadConfiguration where no stack ever ran."""
+        home = self.settings.home
+        if not (home / "run").is_dir() or not self.files.stack_env.is_file():
+            raise BadConfiguration(f"{home} is not the home of a stack: nothing was removed", remedy="set VIGIL_HOME")
+        supervisor = self._supervisor()
+        for running in [*([supervisor] if supervisor else []), *process.marked(home)]:
+            raise AlreadyRunning(f"the stack of {home}", running.pid)
 
     def restart(self, name: str, progress: Progress = silent) -> None:
         """Stop one service and start it again; its neighbours stay up."""

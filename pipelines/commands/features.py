@@ -101,7 +101,7 @@ def _print_catalogue(as_json: bool) -> None:
         table.add_column(heading)
     for f in CATALOGUE:
         table.add_row(f.name, f.window, f.beyond_ring, f.meaning, f.reason)
-    _show(table)
+    show(table)
 
 
 def _print_user(user: str, as_json: bool) -> None:
@@ -122,7 +122,7 @@ def _print_user(user: str, as_json: bool) -> None:
     table.add_column("meaning")
     for aggregate in AGGREGATES:
         table.add_row(aggregate.name, _text(shown[aggregate.name]), aggregate.meaning)
-    _show(table)
+    show(table)
 
 
 def _print_merchant(merchant: str, as_json: bool) -> None:
@@ -139,7 +139,7 @@ def _print_merchant(merchant: str, as_json: bool) -> None:
     table = Table("column", "value", title=merchant, box=SIMPLE)
     for name, value in values.items():
         table.add_row(name, _text(value))
-    _show(table)
+    show(table)
 
 
 def _print_decision(transaction: str, user: str | None, as_json: bool) -> None:
@@ -168,7 +168,7 @@ def _print_decision(transaction: str, user: str | None, as_json: bool) -> None:
     for name, value in row.features.items():
         f = declared.get(name)
         table.add_row(name, _text(value), *((f.window, f.meaning) if f else ("-", "no longer computed")))
-    _show(table)
+    show(table)
 
 
 def _verdict(row: "Logged") -> str:
@@ -204,7 +204,7 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _show(table: Table) -> None:
+def show(table: Table) -> None:
     """At the terminal's width; wide enough for whole lines where it goes to a file or a pipe."""
     console = Console()
     console.print(table) if console.is_terminal else Console(width=WIDE).print(table)

@@ -42,6 +42,21 @@ def down() -> None:
     typer.echo(f"stopped {', '.join(ran)}" if ran else "nothing was running")
 
 
+def reset(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove everything this home holds: payments, decisions, models, data sets, logs. Refused while it runs."""
+    from infra.local.stack import Stack
+
+    settings = configuration.load()
+    stack = Stack(settings)
+    stack.require_erasable()
+    if not yes:
+        typer.confirm(f"remove {settings.home} with all its data?", abort=True)
+    stack.erase()
+    typer.echo(f"removed {settings.home}")
+
+
 def status(as_json: AsJson = False) -> None:
     """Show each service: its state, process and address."""
     from infra.local.stack import Stack
@@ -116,5 +131,5 @@ def _table(stack: "Stack") -> None:
 
 
 def register(app: typer.Typer) -> None:
-    for command in (up, down, status, logs, restart, doctor):
+    for command in (up, down, reset, status, logs, restart, doctor):
         app.command(command.__name__)(command)

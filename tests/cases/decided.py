@@ -70,7 +70,7 @@ class Stream:
         consumer.assign([TopicPartition(self.settings.topic, partition, first)])
         messages = []
         while len(messages) < end - first:
-            messages += consumer.consume(10_000, 1.0)
+            messages += consumer.consume(10_000, 0.1)
         consumer.close()
         return Records(
             partition=partition,
