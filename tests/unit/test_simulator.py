@@ -191,19 +191,23 @@ def test_what_the_truth_calls_unlike_the_owner_he_seldom_does_himself(people: Wo
 
 
 def test_a_burst_is_told_by_the_owners_ways_and_across_midnight(people: World, month: list[days_of.Day]) -> None:
-    """The same run of payments, begun before midnight, with the card of one who pays seldom and of one who pays often."""
+    """The same run, begun before midnight, with the card of one who pays seldom and of one who pays often."""
     rate = people.people.rate
     for user, told in ((int(rate.argmin()), True), (int(rate.argmax()), False)):
         start = people.midnight_us(3) - 5 * HOUR_US
         run = month[0].rows.take(np.zeros(4, np.int64))
-        run = replace(run, user=np.full(4, user), time=start + np.arange(4) * 4 * HOUR_US, mechanism=np.ones(4, np.int8))
+        run = replace(
+            run, user=np.full(4, user), time=start + np.arange(4) * 4 * HOUR_US, mechanism=np.ones(4, np.int8)
+        )
         before, after = run.take(run.time < people.midnight_us(3)), run.take(run.time >= people.midnight_us(3))
         day = replace(month[3], rows=after, arrival=after.time, reported=np.zeros(len(after), np.int64), before=before)
         last = days_of.truth(people, day).to_pylist()[-1]
         assert (Reason.BURST in last["reasons"]) is told
 
 
-def test_whoever_pays_at_a_compromised_terminal_pays_at_a_risky_merchant(people: World, month: list[days_of.Day]) -> None:
+def test_whoever_pays_at_a_compromised_terminal_pays_at_a_risky_merchant(
+    people: World, month: list[days_of.Day]
+) -> None:
     rows = Rows.joined([day.rows for day in month])
     taken = rows.take(rows.mechanism == fraud.COMPROMISED_CODE)
     stolen = replace(taken, mechanism=np.ones(len(taken), np.int8))
