@@ -13,9 +13,9 @@ from serving import artifact, scorer
 from serving.artifact import Artifact
 from tests.cases.tables import CONSTANT, FIRST_DAY, PLANTED, correlated, training_set, with_planted
 from training import baselines, boosted, models, recipes
+from training.evaluation import average_precision
 from training.registration import Fitted
 from training.train import fit_model
-from training.evaluation import average_precision
 from training.trees import Ensemble, of_boosting
 
 WINDOW = (FIRST_DAY, FIRST_DAY + timedelta(days=5))
@@ -149,7 +149,7 @@ def test_rows_that_are_too_young_teach_nothing() -> None:
 
 
 def test_frauds_far_out_are_found_however_few_rows_lie_there() -> None:
-    """A tenth of a percent of the rows, above all others: the highest of 255 bins of all rows holds four times as many."""
+    """One row in a thousand, above all others: the highest of 255 even bins holds four times as many."""
     random = np.random.default_rng(6)
     x, later = (random.exponential(size=(40_000, 3)).astype(np.float32) for _ in range(2))
     fraud = np.zeros(len(x), bool)
