@@ -52,11 +52,13 @@ def _amount(reason: Reason, row: Row) -> list[Evidence]:
     above = {"the mean of 30 days": row["amount_ratio_30d"] * (month + SHRINK_K) / month} if month else {}
     above |= {f"the largest of the last {RING_SIZE}": row["amount_to_max"]} if past else {}
     ratios = {usual: 2 * math.exp(value) - 1 for usual, value in above.items()}
-    return [
-        _against(reason, f"amount against {usual}", amount, amount / ratio, "currency")
-        for usual, ratio in ratios.items()
-        if ratio >= SMALLEST_RATIO
-    ]
+    usual = {name: amount / ratio for name, ratio in ratios.items() if ratio >= SMALLEST_RATIO}
+    found = [_against(reason, f"amount against {name}", amount, value, "currency") for name, value in usual.items()]
+    if "the mean of 30 days" in usual:
+        day = usual["the mean of 30 days"] * _daily(row)
+        spent = day * max(0.0, 2 * math.exp(row["spend_24h"]) - 1)
+        found.append(_against(reason, "spent in the 24 hours before", spent, day, "currency"))
+    return found
 
 
 def _burst(reason: Reason, row: Row) -> list[Evidence]:

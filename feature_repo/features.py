@@ -99,7 +99,10 @@ CATALOGUE: tuple[Feature, ...] = (
     Feature("count_1h", "ring 1 h", "log(1 + payments)", Reason.BURST),
     Feature("count_24h", "24 hours", "log(1 + payments)", Reason.BURST),
     Feature("rate_24h", "24 hours / 30 days", "log of (1 + payments) over (1 + payments of a usual day)", Reason.BURST),
-    Feature("spend_24h", "24 hours / 30 days", "above(sum / sum of a usual day), 0 with no history", Reason.BURST, 2),
+    Feature(
+        "spend_24h", "24 hours / 30 days", "above(sum / sum of a usual day), 0 with no history", Reason.UNUSUAL_AMOUNT,
+        2,
+    ),
     Feature("since_last", "-", "log(1 + seconds since the user's newest payment), 0 when late", Reason.BURST),
     Feature("hour_distance", "-", "1 - closeness to the user's usual hours, 0 to 2, shrunk", Reason.UNUSUAL_HOUR),
     Feature("new_merchant", "-", "1 where the user never paid there, shrunk", Reason.NEW_MERCHANT, filtered=True),

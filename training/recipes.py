@@ -55,7 +55,7 @@ class Recipe:
     """of a tree at most"""
     tree_learning_rate: float = 0.05
     """share of its answer that each tree adds"""
-    tree_penalty: float = 1.0
+    tree_penalty: float = 10.0
     """on the squares of the leaves' answers"""
     tree_features: float = 0.5
     """share of the columns that each split may choose from"""

@@ -16,7 +16,7 @@ REPORT_MEDIAN_DAYS = 7.0
 REPORT_SIGMA = 0.75  # of log days; two in a thousand reports would come after the longest delay
 REPORT_LONGEST_DAYS = 60.0
 LATEST_US = 12 * HOUR_US  # a payment arrives at most this long after it happened
-WARM_UP_DAYS = 4  # what starts earlier has ended: fraud.LONGEST_US and LATEST_US together
+WARM_UP_DAYS = 5  # what starts earlier has ended by the day before: fraud.LONGEST_US and LATEST_US together
 
 TRUTH_SCHEMA = pa.schema(
     [
@@ -36,17 +36,20 @@ class Day:
     rows: Rows
     arrival: np.ndarray  # int64[n], microseconds since 1970
     reported: np.ndarray  # int64[n], when somebody reports it as fraud, 0 for never
+    before: Rows  # what arrived the day before
 
 
 def stream(world: World, first_day: int, days: int) -> Iterator[Day]:
     """Days `first_day` to `first_day + days - 1`. Where a stream starts does not change what it holds."""
     waiting: list[tuple[Rows, np.ndarray]] = []
+    before: Rows | None = None
     for day in range(max(0, first_day - WARM_UP_DAYS), first_day + days):
         rows = _happening(world, day)
         waiting.append((rows, _arrivals(world, day, rows)))
         now, waiting = _split(waiting, world.midnight_us(day + 1))
         if day >= first_day:
-            yield _in_order(world, day, *now)
+            yield _in_order(world, day, *now, before or now[0].take(np.zeros(0, np.int64)))
+        before = now[0]
 
 
 def _happening(world: World, day: int) -> Rows:
@@ -79,7 +82,7 @@ def _split(
     return (rows.take(now), arrival[now]), [(rows.take(later), arrival[later])]
 
 
-def _in_order(world: World, day: int, rows: Rows, arrival: np.ndarray) -> Day:
+def _in_order(world: World, day: int, rows: Rows, arrival: np.ndarray, before: Rows) -> Day:
     rng = generator(world.seed, Purpose.LABELS, day)
     delay = np.minimum(rng.lognormal(np.log(REPORT_MEDIAN_DAYS), REPORT_SIGMA, len(rows)), REPORT_LONGEST_DAYS)
     chance = rng.random(len(rows))
@@ -87,7 +90,7 @@ def _in_order(world: World, day: int, rows: Rows, arrival: np.ndarray) -> Day:
         rows.mechanism > 0, chance >= world.options.never_reported, chance < world.options.false_claims
     )
     reported = np.where(is_reported, arrival + (delay * DAY_US).astype(np.int64), 0)
-    return Day(day, rows, arrival, reported)
+    return Day(day, rows, arrival, reported, before)
 
 
 def transaction_ids(world: World, day: Day) -> pa.StringArray:
@@ -125,7 +128,7 @@ def truth(world: World, day: Day) -> pa.RecordBatch:
     """TRUTH_SCHEMA: one row per fraudulent payment, reported or not."""
     chosen = np.flatnonzero(day.rows.mechanism > 0)
     frauds = day.rows.take(chosen)
-    reasons = fraud.true_reasons(world, frauds)
+    reasons = fraud.true_reasons(world, frauds, Rows.joined([day.before, day.rows]))
     columns = [
         transaction_ids(world, day).take(pa.array(chosen)),
         _text(frauds.mechanism, list(fraud.MECHANISM_NAMES)),

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import ndtr, pdtrc
 
 from feature_repo.features import Reason
 from pipelines.simulator import people as people_of
 from pipelines.simulator import places
 from pipelines.simulator.draws import Purpose, generator, hashed, uniform
-from pipelines.simulator.genuine import at_home, usual_log_amount
+from pipelines.simulator.genuine import SPREE, at_home, usual_log_amount
 from pipelines.simulator.merchants import SIGMA
 from pipelines.simulator.world import DAY_US, HOUR_US, Rows, World
 
@@ -56,21 +57,33 @@ def day_of_payments(world: World, day: int, genuine: Rows) -> Rows:
 def compromised(world: World, day: int, genuine: Rows, rng: np.random.Generator) -> np.ndarray:
     """int8[n]: the mechanism of genuine-looking payments at a merchant whose terminal is compromised.
 
-    Nothing in such a payment tells; only the merchant's labels do, once they arrive. Large merchants are
-    spared, or one of them would swamp a whole history, and so are the smallest, whose labels say nothing.
+    Nothing in such a payment tells; only the merchant's labels do, once they arrive.
+    """
+    chosen = _compromised_merchants(world, day)[genuine.merchant] & (rng.random(len(genuine)) < _taken(world))
+    return np.where(chosen, COMPROMISED_CODE, 0).astype(np.int8)
+
+
+def _taken(world: World) -> float:
+    """Share of the payments at a compromised merchant that are fraud."""
+    return 0.6 - 0.4 * world.options.difficulty
+
+
+def _compromised_merchants(world: World, day: int) -> np.ndarray:
+    """bool[merchants]: whose terminal is compromised that day.
+
+    Large merchants are spared, or one of them would swamp a whole history, and so are the smallest, whose labels
+    say nothing.
     """
     share = SHARE_AT_COMPROMISED * world.options.prevalence
-    taken = 0.6 - 0.4 * world.options.difficulty  # share of its payments that are fraud
     traffic, number = world.merchants.traffic, np.arange(len(world.merchants.traffic))
     middling = (traffic > 0.25 / len(traffic)) & (traffic < 1.2 / len(traffic))
-    threshold = min(1.0, share / taken / max(traffic[middling].sum(), 1e-9))
+    threshold = min(1.0, share / _taken(world) / max(traffic[middling].sum(), 1e-9))
     # Each merchant's periods begin on a day of its own, so that not all are found out at once.
     period = (
         day + (hashed(world.seed, number, 42) % np.uint64(_COMPROMISED_DAYS)).astype(np.int64)
     ) // _COMPROMISED_DAYS
-    hit = (uniform(world.seed, number, period, 41) < threshold) & middling
-    chosen = hit[genuine.merchant] & (rng.random(len(genuine)) < taken)
-    return np.where(chosen, COMPROMISED_CODE, 0).astype(np.int8)
+    hit: np.ndarray = (uniform(world.seed, number, period, 41) < threshold) & middling
+    return hit
 
 
 def _repeated(victims: Rows, counts: np.ndarray, wait_us: np.ndarray) -> tuple[Rows, np.ndarray]:
@@ -231,8 +244,8 @@ MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism("mimicry", 0.20, 1.8, (Reason.UNUSUAL_AMOUNT,), _mimicry),
 )
 SHARE_AT_COMPROMISED = 0.13
-BURST_HOURS = 3
-STRANGE_HOUR = 2.5  # of the user's own spreads from the middle of his hours; one genuine payment in eighty
+SELDOM = 1 / 80  # of a user's own payments: what is as rare as that, or rarer, is unlike him
+STRANGE_HOUR = 2.5  # of the user's own spreads from the middle of his hours; SELDOM in them
 COMPROMISED_CODE = len(MECHANISMS) + 1
 NEW_MECHANISM = Mechanism(
     "persuaded_owner",
@@ -256,16 +269,21 @@ TRUE_REASONS: tuple[tuple[str, ...], ...] = (
 )
 
 
-def true_reasons(world: World, rows: Rows) -> list[list[str]]:
+def true_reasons(world: World, rows: Rows, among: Rows) -> list[list[str]]:
     """Of fraudulent payments: every code that is true of each, what an analyst should read standing first.
 
-    The mechanism's own reasons come first, in its order, but those the payment does not show; then whatever
-    else the thief did unlike his victim. Where he disguised everything, what is left is the amount.
+    `among` are all payments of their day and the day before, the owners' too. The mechanism's own reasons come
+    first, in its order, but those the payment does not show; then whatever else the thief did unlike his victim.
+    What a mechanism takes is its own whatever the amount. Where the thief disguised everything, the amount is left.
     """
-    shown = _shown(world, rows)
+    shown = _shown(world, rows, among)
     told = []
     for row, code in enumerate(rows.mechanism.tolist()):
-        own = [reason for reason in TRUE_REASONS[code] if reason not in shown or shown[reason][row]]
+        own = [
+            reason
+            for reason in TRUE_REASONS[code]
+            if reason not in shown or shown[reason][row] or reason == Reason.UNUSUAL_AMOUNT
+        ]
         others = [reason for reason, seen in shown.items() if seen[row] and reason not in own]
         if Reason.NEW_LOCATION.value in own and Reason.IMPOSSIBLE_TRAVEL.value not in own:
             others.append(Reason.IMPOSSIBLE_TRAVEL.value)  # the owner has not left his town
@@ -273,26 +291,65 @@ def true_reasons(world: World, rows: Rows) -> list[list[str]]:
     return told
 
 
-def _shown(world: World, rows: Rows) -> dict[str, np.ndarray]:
+def _shown(world: World, rows: Rows, among: Rows) -> dict[str, np.ndarray]:
     """bool[n] by code: what can be seen in a payment, whoever made it, given the ways of the card's owner."""
     who, user = world.people, rows.user
     hour = (rows.time % DAY_US) / HOUR_US
     apart = np.abs(np.mod(hour - who.hour[user] + 12, 24) - 12)
     own_place = (rows.city == who.home[user]) | (rows.city == who.new_home[user]) | (rows.city == who.second[user])
     own_method = (rows.method[:, None] == who.method[user]).any(axis=1)
+    dearer = _share_of_dearer(world, rows)
     return {
         Reason.NEW_PAYMENT_METHOD.value: (rows.device >= _STRANGE_DEVICES) | ~own_method,
         Reason.NEW_LOCATION.value: ~own_place,
         Reason.UNUSUAL_HOUR.value: apart > STRANGE_HOUR * who.spread[user],
         Reason.NEW_MERCHANT.value: ~(rows.merchant[:, None] == who.favourites[user]).any(axis=1),
-        Reason.BURST.value: _soon_after_another(rows),
+        Reason.BURST.value: _in_a_burst(world, rows, among),
+        Reason.UNUSUAL_AMOUNT.value: np.minimum(dearer, 1 - dearer) < SELDOM / 2,
+        Reason.RISKY_MERCHANT.value: _at_compromised(world, rows),
     }
 
 
-def _soon_after_another(rows: Rows) -> np.ndarray:
-    """bool[n]: the thief has paid with the same card within BURST_HOURS before, among these rows."""
-    order = np.lexsort((rows.time, rows.user))
-    soon = np.zeros(len(rows), bool)
-    gap = np.diff(rows.time[order])
-    soon[order[1:]] = (np.diff(rows.user[order]) == 0) & (gap < BURST_HOURS * HOUR_US)
-    return soon
+def _share_of_dearer(world: World, rows: Rows) -> np.ndarray:
+    """float64[n]: the share of the owner's payments at his favourites that are dearer."""
+    favourites = world.people.favourites[rows.user]
+    share = np.diff(world.people.favourite_share[rows.user], axis=1, prepend=0.0)
+    usual = usual_log_amount(world, rows.user[:, None], favourites)
+    above = ndtr((usual - np.log(rows.cents / 100)[:, None]) / SIGMA[world.merchants.category[favourites]])
+    dearer: np.ndarray = (share * above).sum(axis=1)
+    return dearer
+
+
+def _in_a_burst(world: World, rows: Rows, among: Rows) -> np.ndarray:
+    """bool[n]: an hour, three or a day before held so many payments with the card as its owner SELDOM makes.
+
+    Taken for Poisson: his rate, by the hour as two of his payments meet, and with it a second one on a spree.
+    """
+    rate, spread = world.people.rate[rows.user], world.people.spread[rows.user]
+    meeting = rate / (2 * np.sqrt(np.pi) * spread)  # payments within an hour of another one
+    burst = np.zeros(len(rows), bool)
+    for hours, expected in ((1, SPREE + meeting), (3, SPREE + 3 * meeting), (24, rate)):
+        count = _earlier(rows, among, hours * HOUR_US)
+        burst |= (count > 0) & (pdtrc(np.maximum(count - 1, 0), expected) < SELDOM)
+    return burst
+
+
+def _earlier(rows: Rows, among: Rows, within_us: int) -> np.ndarray:
+    """int64[n]: payments of `among` with the same card in the time before, at the very moment not included."""
+    if len(rows) == 0:
+        return np.zeros(0, np.int64)
+    start = min(among.time.min(), rows.time.min()) - within_us
+    length = max(among.time.max(), rows.time.max()) - start + 1
+    line = np.sort(among.user.astype(np.int64) * length + (among.time - start))  # users' times one after the other
+    moment = rows.user.astype(np.int64) * length + (rows.time - start)
+    return np.searchsorted(line, moment) - np.searchsorted(line, moment - within_us)
+
+
+def _at_compromised(world: World, rows: Rows) -> np.ndarray:
+    """bool[n]: paid at a merchant whose terminal is compromised that day, by this fraud or another."""
+    day = (rows.time - world.first_midnight_us) // DAY_US
+    found = np.zeros(len(rows), bool)
+    for today in np.unique(day):
+        chosen = day == today
+        found[chosen] = _compromised_merchants(world, int(today))[rows.merchant[chosen]]
+    return found

@@ -13,7 +13,7 @@ ODDITIES = ("", "holiday", "moved", "large", "hour", "elsewhere", "method")
 HOLIDAY, MOVED, LARGE, HOUR, ELSEWHERE, METHOD = range(1, len(ODDITIES))
 
 _WEEK = np.array([0.93, 0.93, 0.95, 1.0, 1.17, 1.22, 0.80])  # Monday first
-_SPREE = 0.15  # share of payments made soon after the one before
+SPREE = 0.15  # share of payments made soon after the one before
 _GUEST = 0.15  # share of online payments whose device is unknown
 _INTERNET = len(places.NAMES)
 
@@ -70,7 +70,7 @@ def _when(world: World, day: int, user: np.ndarray, odd: np.ndarray, rng: np.ran
     odd[strange] = HOUR
     time = (np.mod(hour, 24.0) * HOUR_US).astype(np.int64)
     follows = np.zeros(count, dtype=bool)
-    follows[1:] = (user[1:] == user[:-1]) & (rng.random(count) < _SPREE)[1:] & (odd[1:] != HOUR)
+    follows[1:] = (user[1:] == user[:-1]) & (rng.random(count) < SPREE)[1:] & (odd[1:] != HOUR)
     gap = (rng.exponential(0.3, count) * HOUR_US).astype(np.int64)
     before = np.concatenate([time[:1], time[:-1]])
     return np.where(follows, before + gap, time) % DAY_US

@@ -50,6 +50,11 @@ def test_values_and_usual_values_are_those_of_the_payments(pace: int) -> None:
             assert mean.value == pytest.approx(payment.amount, rel=EXACT, abs=1e-4)
             assert mean.usual == pytest.approx(sum(month) / len(month), rel=EXACT)
             assert mean.direction == ("above" if mean.value >= mean.usual else "below")
+            spent = found["spent in the 24 hours before"]
+            assert spent.value == pytest.approx(
+                sum(other.amount for other in count), rel=EXACT, abs=EXACT * spent.usual
+            )
+            assert spent.usual == pytest.approx(sum(month) / max(1, min(30, known_days)), rel=EXACT)
             assert day.usual == pytest.approx(len(month) / max(1, min(30, known_days)), rel=EXACT)
             compared += 1
         largest = found.get(f"amount against the largest of the last {RING_SIZE}")

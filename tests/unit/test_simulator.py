@@ -16,7 +16,7 @@ from feature_repo.transaction import HISTORY_SCHEMA
 from pipelines.simulator import days as days_of
 from pipelines.simulator import folder, fraud, genuine, world
 from pipelines.simulator.draws import scrambled
-from pipelines.simulator.world import DAY_US, Options, Rows, World
+from pipelines.simulator.world import DAY_US, HOUR_US, Options, Rows, World
 
 DAYS = 30
 
@@ -60,6 +60,7 @@ def test_a_stream_that_begins_later_goes_on_exactly_where_the_history_ended(
 ) -> None:
     for ours, theirs in zip(month[20:], days_of.stream(people, 20, DAYS - 20), strict=True):
         assert days_of.history(people, ours).equals(days_of.history(people, theirs))
+        assert days_of.truth(people, ours).equals(days_of.truth(people, theirs))
 
 
 def test_the_manifest_makes_the_same_world_again(tmp_path: Path) -> None:
@@ -168,9 +169,9 @@ def test_the_truth_names_each_fraud_once_with_reasons_of_the_catalogue(
 
 def test_a_takeover_that_hides_its_device_is_not_told_by_it(people: World) -> None:
     busy = world.build(replace(people.options, prevalence=0.03))
-    rows = Rows.joined([day.rows for day in days_of.stream(busy, 0, DAYS)])
-    rows = rows.take(rows.mechanism == fraud.MECHANISM_NAMES.index("account_takeover"))
-    told = fraud.true_reasons(people, rows)
+    everything = Rows.joined([day.rows for day in days_of.stream(busy, 0, DAYS)])
+    rows = everything.take(everything.mechanism == fraud.MECHANISM_NAMES.index("account_takeover"))
+    told = fraud.true_reasons(people, rows, everything)
     owned = (rows.device >= 0) & (rows.device < fraud._STRANGE_DEVICES)
     usual = (rows.method[:, None] == people.people.method[rows.user]).all(axis=1) | (
         rows.method == people.people.method[rows.user, 0]
@@ -179,6 +180,39 @@ def test_a_takeover_that_hides_its_device_is_not_told_by_it(people: World) -> No
     assert not named[owned & usual].any()
     assert named[rows.device >= fraud._STRANGE_DEVICES].all()
     assert (owned & usual).sum() > 5
+
+
+def test_what_the_truth_calls_unlike_the_owner_he_seldom_does_himself(people: World, month: list[days_of.Day]) -> None:
+    everything = Rows.joined([day.rows for day in month])
+    honest = everything.take((everything.mechanism == 0) & (everything.odd == 0))
+    shown = fraud._shown(people, honest, everything)
+    for reason in (Reason.UNUSUAL_AMOUNT, Reason.BURST, Reason.UNUSUAL_HOUR):
+        assert 0 < shown[reason].mean() < 2 * fraud.SELDOM, reason
+
+
+def test_a_burst_is_told_by_the_owners_ways_and_across_midnight(people: World, month: list[days_of.Day]) -> None:
+    """The same run, begun before midnight, with the card of one who pays seldom and of one who pays often."""
+    rate = people.people.rate
+    for user, told in ((int(rate.argmin()), True), (int(rate.argmax()), False)):
+        start = people.midnight_us(3) - 5 * HOUR_US
+        run = month[0].rows.take(np.zeros(4, np.int64))
+        run = replace(
+            run, user=np.full(4, user), time=start + np.arange(4) * 4 * HOUR_US, mechanism=np.ones(4, np.int8)
+        )
+        before, after = run.take(run.time < people.midnight_us(3)), run.take(run.time >= people.midnight_us(3))
+        day = replace(month[3], rows=after, arrival=after.time, reported=np.zeros(len(after), np.int64), before=before)
+        last = days_of.truth(people, day).to_pylist()[-1]
+        assert (Reason.BURST in last["reasons"]) is told
+
+
+def test_whoever_pays_at_a_compromised_terminal_pays_at_a_risky_merchant(
+    people: World, month: list[days_of.Day]
+) -> None:
+    rows = Rows.joined([day.rows for day in month])
+    taken = rows.take(rows.mechanism == fraud.COMPROMISED_CODE)
+    stolen = replace(taken, mechanism=np.ones(len(taken), np.int8))
+    assert len(stolen)
+    assert all(Reason.RISKY_MERCHANT in codes for codes in fraud.true_reasons(people, stolen, rows))
 
 
 def test_a_harder_world_has_fraud_closer_to_the_usual_amount() -> None:
