@@ -13,14 +13,14 @@ GRANTS: dict[str, tuple[str, ...]] = {
         "SELECT, INSERT, UPDATE (published_at) ON ledger_ranges",
         "SELECT, INSERT, UPDATE, DELETE ON parked_documents",
         "SELECT, INSERT, UPDATE ON promotion_requests",
-        "SELECT, INSERT ON labels",
+        "SELECT, INSERT ON labels, merchant_snapshots",
         "SELECT, INSERT, DELETE ON merchant_days",
         "SELECT ON alembic_version",
         "EXECUTE ON FUNCTION ensure_decision_partitions(date, integer)",
     ),
     READER: (
         "SELECT ON decisions, dead_letters, audit, ledger, ledger_ranges, parked_documents, alembic_version",
-        "SELECT ON promotion_requests, labels, merchant_days",
+        "SELECT ON promotion_requests, labels, merchant_days, merchant_snapshots",
     ),
 }
 

@@ -53,7 +53,9 @@ def train(
     cut = _time(labels_as_of) if labels_as_of else None
     chosen = recipes.named(recipe, overrides or ())  # a slip of the pen should not cost a validation
     settings = configuration.load()
-    MlflowSource(settings.mlflow_url, settings.model_name).named(CHAMPION)  # where no registry answers, nobody should find out after the training
+    MlflowSource(settings.mlflow_url, settings.model_name).named(
+        CHAMPION
+    )  # where no registry answers, nobody should find out after the training
     with Console(stderr=True).status("validating") as status:
         require_valid(settings, data)
         status.update("asking for labels")

@@ -239,6 +239,7 @@ def test_the_writer_marks_a_range_published(database: Settings) -> None:
         "INSERT INTO promotion_requests (actor, action, model_name) VALUES ('a', 'rollback', 'm')",
         "INSERT INTO labels (transaction_id, label_time, source, is_fraud) VALUES ('t', now(), 's', true)",
         "DELETE FROM merchant_days",
+        "INSERT INTO merchant_snapshots (id, effective_at, content) VALUES ('ms_', now(), '')",
         "SELECT ensure_decision_partitions('2031-05-01', 1)",
     ],
 )
@@ -251,7 +252,7 @@ def test_the_reader_writes_nothing(shared: Settings, statement: str) -> None:
     "table",
     [
         *("decisions", "dead_letters", "ledger", "ledger_ranges", "audit", "parked_documents", "alembic_version"),
-        *("promotion_requests", "labels", "merchant_days"),
+        *("promotion_requests", "labels", "merchant_days", "merchant_snapshots"),
     ],
 )
 def test_the_reader_reads_every_table(shared: Settings, table: str) -> None:
