@@ -105,6 +105,20 @@ def test_the_newest_revision_counts(stream: Stream) -> None:
     assert (done.payments, done.vectors) == (73, 72)
 
 
+def test_a_late_payment_of_a_window_does_not_change_what_was_trained_on(stack: Settings) -> None:
+    other, days = Stream(stack), (START.date(), START.date() + timedelta(days=1))
+    other.send([payment(number) for number in range(48)])
+    other.decide()
+    trained = load_training_set(stack, export(other).name, *days)
+    late = START + timedelta(hours=5)
+    other.send([payment(100, timestamp=late.isoformat())])
+    other.decide()
+    name = export(other).name
+    again = load_training_set(stack, name, *days, arrived_by=trained.payments_arrived)
+    assert again.sha256() == trained.sha256()
+    assert len(load_training_set(stack, name, *days)) == 49
+
+
 def test_vectors_of_another_catalogue_are_left_out_and_counted(stream: Stream, stack: Settings) -> None:
     """The job that decided the second day did not know the last feature."""
     other = Stream(stack)

@@ -265,6 +265,27 @@ def test_an_unknown_outcome_or_decision_is_refused(shared: Settings, changes: di
         insert(shared.postgres_dsn, **changes)
 
 
+def test_labels_are_received_in_the_order_in_which_they_come_to_light(database: Settings) -> None:
+    """So the newest that was seen says which of them were: whoever trains notes it, and the gate goes by it."""
+    label = "INSERT INTO labels (transaction_id, label_time, source, is_fraud) VALUES (%s, now(), 's', true)"
+    with (
+        closing(psycopg2.connect(database.postgres_dsn)) as slow,
+        closing(psycopg2.connect(database.postgres_dsn)) as quick,
+    ):
+        slow.cursor().execute("SELECT now()")  # a long import has begun
+        with quick, quick.cursor() as cursor:
+            cursor.execute(label, ("first",))
+        slow.cursor().execute(label, ("second",))
+        with quick, quick.cursor() as cursor, pytest.raises(errors.LockNotAvailable):
+            cursor.execute("SET LOCAL lock_timeout = '100ms'")
+            cursor.execute(label, ("third",))
+        slow.commit()
+        with quick, quick.cursor() as cursor:
+            cursor.execute(label, ("third",))
+    found = run(database.postgres_reader_dsn, "SELECT transaction_id FROM labels ORDER BY received_at")
+    assert found == [("first",), ("second",), ("third",)]
+
+
 def test_rights_come_to_a_table_whose_grants_were_lost(database: Settings) -> None:
     run(database.postgres_migrator_dsn, "REVOKE ALL ON decisions FROM vigil_reader")
     with pytest.raises(errors.InsufficientPrivilege):
