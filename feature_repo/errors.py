@@ -57,6 +57,7 @@ class DependencyDown(VigilError):
     family = Family.RETRY
     status = 503
     exit_code = 4
+    remedy = "vigil status says what runs; vigil up --only NAME starts one server and what it needs, vigil up all"
 
     def __init__(self, dependency: str, address: str, cause: str, *, remedy: str = "") -> None:
         super().__init__(f"{dependency} at {address}: {cause}", remedy=remedy)

@@ -1,5 +1,7 @@
 """The current snapshot of merchants in Redis: its bytes under its id, and a pointer that says which is current.
 
+Every one that ever was is in PostgreSQL, table merchant_snapshots, where `pipelines.online` puts it first.
+
 Readers ask for the pointer once per batch or payment and keep the snapshot it names; a snapshot never
 changes under its id.
 """

@@ -60,7 +60,6 @@ def retrain(settings: Settings, day: date) -> None:
 
 
 def _retrain(settings: Settings) -> None:
-    from pipelines.live import LIVE, export
     from pipelines.retrain import retrain as run
     from pipelines.versions import Versions
 
@@ -68,6 +67,5 @@ def _retrain(settings: Settings) -> None:
     newest = max((one.created_at_ms for one in Versions(settings).all()), default=None)
     if newest is None or now - datetime.fromtimestamp(newest / 1_000, UTC) < WEEK:
         return
-    export(settings, LIVE, with_history=True)
-    done = run(settings, LIVE, "lifecycle", now, force=settings.retrain == WEEKLY)
+    done = run(settings, None, "lifecycle", now, force=settings.retrain == WEEKLY)
     log.info("retraining: %s, %s", ", ".join(done.why) or "no drift", done.version or "no version")

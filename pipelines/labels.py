@@ -218,12 +218,23 @@ OF_EVERYBODY = """SELECT transaction_id, is_fraud, label_time, source, received_
     ORDER BY transaction_id, label_time, source"""
 
 
-def fetch(settings: Settings, name: str) -> int:
+def fetch(settings: Settings, name: str) -> int | None:
     """Write what table `labels` says of a data set's payments to labels.parquet beside its history; returns how many.
 
     Whoever is about to read a data set's labels calls this first: training, gate, drift and replay read the file,
-    and no server. Nothing is written where there is no history. Raises StoreUnavailable.
+    and no server. Nothing is written where there is no history. None where there is no table: nobody ever started a
+    stack here or named a database, and none answers. Raises StoreUnavailable.
     """
+    try:
+        return _fetched(settings, name)
+    except StoreUnavailable:
+        if "postgres_dsn" in settings.model_fields_set:
+            raise
+        log.warning("%s: no stack was ever started here, labels are those of the history", name)
+        return None
+
+
+def _fetched(settings: Settings, name: str) -> int:
     folder = data_folder(settings, name)
     if not (folder / "history.parquet").is_file():
         return 0

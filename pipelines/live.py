@@ -125,7 +125,7 @@ def export(
             name, window.begins.isoformat(), window.ends.isoformat(),
             exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
-        partial = folder.with_name(f"{name}.{uuid4().hex}.partial")
+        partial = folder.with_name(f".{name}.{uuid4().hex}")
         partial.mkdir(parents=True)
         try:
             with (
@@ -139,11 +139,29 @@ def export(
                     _copy(data_folder(settings, seed.data), window, seen, history, features, done)
                 _write(window, cursor, seen, history, features, done)
             (partial / EXPORT).write_text(json.dumps(done.as_json(), indent=2) + "\n")
-            shutil.rmtree(folder, ignore_errors=True)  # with what was made of it
-            partial.rename(folder)
-        finally:
+            _switch(folder, partial)
+        except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
+            raise
     return done
+
+
+def _switch(folder: Path, made: Path) -> None:
+    """Let the name stand for what was `made`, in one step, and remove what it stood for with all that was made of it.
+
+    The name is a link: a folder cannot take the place of one that is not empty, and whoever reads meanwhile would find
+    none. A reader that has a file open keeps it.
+    """
+    link = made.with_name(made.name + ".link")
+    link.symlink_to(made.name)
+    before = None
+    if folder.is_symlink():
+        before = folder.resolve()
+    elif folder.exists():  # empty, or of an older release
+        before = folder.rename(made.with_name(made.name + ".before"))
+    link.replace(folder)
+    if before:
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def is_export(folder: Path) -> bool:

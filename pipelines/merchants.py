@@ -20,6 +20,7 @@ from feature_repo.verdicts import NEVER
 from pipelines.parquet_file import atomically
 
 READ_ROWS = 262_144
+KEPT_DAYS = 90  # of snapshots for Feast's point-in-time joins, once a stream runs; a replay writes all of its history
 PAYMENT = ("transaction_id", "merchant", "arrival_time")
 LABEL = ("transaction_id", "is_fraud", "label_time")
 _US = pa.timestamp("us", tz="UTC")
@@ -56,14 +57,16 @@ def arrivals_of(folder: Path, name: str, until: int = NEVER) -> Arrivals:
 
 
 def keep(folder: Path, rows: pa.RecordBatch, day: int) -> None:
-    """Put a day's rows into merchants.parquet, which Feast materialises, in the place of any it has of that day."""
+    """Put a day's rows into merchants.parquet, in the place of any it has of that day, and let go what is older than
+    KEPT_DAYS: the file is written anew each day."""
     path = folder / "merchants.parquet"
-    effective = pa.scalar(day * DAY).cast(_US)
+    effective, oldest = (pa.scalar(number * DAY).cast(_US) for number in (day, day - KEPT_DAYS))
     with atomically(path, SCHEMA) as writer:
         if path.is_file():
             with pq.ParquetFile(path) as before:
                 for batch in before.iter_batches(READ_ROWS):
-                    others = batch.filter(pc.not_equal(batch.column("event_timestamp"), effective))
+                    at = batch.column("event_timestamp")
+                    others = batch.filter(pc.and_(pc.not_equal(at, effective), pc.greater(at, oldest)))
                     writer.write_batch(others.cast(SCHEMA))
         writer.write_batch(rows)
 
@@ -91,6 +94,7 @@ class Merchants:
         self._first: int | None = None  # nothing had arrived before this day: it has no snapshot
         self._day = np.iinfo(np.int64).min
         self.newest: Snapshot | None = None
+        self.rows = pa.RecordBatch.from_pylist([], schema=SCHEMA)  # of the newest
         self.count = 0
 
     @classmethod
@@ -121,16 +125,8 @@ class Merchants:
             return
         rows = self._arrivals.snapshot(day)
         self._writer.write_batch(rows)
-        self._day, self.newest = day, snapshot_of(rows, day)
+        self._day, self.rows, self.newest = day, rows, snapshot_of(rows, day)
         self.count += 1
-
-
-def snapshots_in(path: Path) -> Iterator[Snapshot]:
-    """The snapshots of a merchants.parquet, newest first."""
-    days = pc.unique(pq.read_table(path, columns=["event_timestamp"])["event_timestamp"])
-    for day in sorted(days.to_pylist(), reverse=True):
-        rows = pq.read_table(path, filters=[("event_timestamp", "=", day)]).combine_chunks().to_batches()[0]
-        yield snapshot_of(rows, int(day.timestamp()) * 1_000_000 // DAY)
 
 
 def _micros(times: pa.Array) -> pa.Array:

@@ -2,9 +2,10 @@
 
 import getpass
 import hashlib
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -100,22 +101,40 @@ def write_states(settings: Settings, ids: pa.Array, states: States) -> int:
     return len(names)
 
 
-def publish_merchants(settings: Settings, name: str, snapshot: Snapshot) -> None:
-    """Make it the current snapshot, and materialise the rows of its day in `merchants.parquet` through Feast.
+def publish_merchants(settings: Settings, name: str, snapshot: Snapshot, rows: pa.RecordBatch) -> None:
+    """Make it the current snapshot, and write the `rows` it was made of (merchants.SCHEMA) online through Feast.
 
-    The road reads the snapshot as one string; Feast's rows, written first, are for who asks about a merchant. Those
-    of merchants the snapshot does not know go. Raises DependencyDown.
+    It is kept in PostgreSQL before a decision can name it. The road reads it as one string; Feast's rows, written
+    before that, are for who asks about a merchant. They are given to Feast, whose materialisation would read all days
+    of the data set for one. Those of merchants the snapshot does not know go. Raises DependencyDown.
     """
     from feature_repo import definitions  # with Feast, seconds to import
     from feature_repo.online_store import VigilOnlineStore
 
     effective = datetime.fromtimestamp(snapshot.effective_at / 1e6, UTC)
+    keep(settings, snapshot)
     feast = definitions.apply(settings, name)
-    if len(snapshot.merchants):
-        feast.materialize(effective - timedelta(seconds=1), effective, feature_views=[definitions.MERCHANT_VIEW])
+    if rows.num_rows:
+        feast.write_to_online_store(definitions.MERCHANT_VIEW, rows.to_pandas(), allow_registry_cache=False)
     VigilOnlineStore().keep_only(feast.config, feast.get_feature_view(definitions.MERCHANT_VIEW), effective)
     with closing(SnapshotStore(settings.redis_url)) as store:
         store.publish(snapshot)
+
+
+def keep(settings: Settings, snapshot: Snapshot) -> None:
+    """Keep it in PostgreSQL for good. Raises StoreUnavailable."""
+    effective = datetime.fromtimestamp(snapshot.effective_at / 1e6, UTC)
+    with connected(settings) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO merchant_snapshots (id, effective_at, content) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+            (snapshot.id, effective, snapshot.to_bytes()),
+        )
+
+
+def snapshots_of(cursor: Cursor, ids: Iterable[str]) -> dict[str, Snapshot]:
+    """Those of these snapshots that were ever published, by id."""
+    cursor.execute("SELECT id, content FROM merchant_snapshots WHERE id = ANY(%s)", (sorted(ids),))
+    return {name: Snapshot.from_bytes(bytes(content), name) for name, content in cursor}
 
 
 def has_snapshot(settings: Settings) -> bool:

@@ -71,7 +71,7 @@ def rebuild_merchants(settings: Settings, day: date) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     merchants.keep(folder, rows, number)
     snapshot = snapshot_of(rows, number)
-    online.publish_merchants(settings, settings.data, snapshot)
+    online.publish_merchants(settings, settings.data, snapshot, rows)
     log.info("snapshot %s: %d merchants on %s", snapshot.id, len(rows), day)
 
 

@@ -134,7 +134,7 @@ def replay(
         done.states_online = live.write_states(settings, ids, states)
         live.note_seed(settings, name)
         if merchants.newest is not None:
-            live.publish_merchants(settings, name, merchants.newest)
+            live.publish_merchants(settings, name, merchants.newest, merchants.rows)
     done.seconds = time.perf_counter() - started
     return done
 

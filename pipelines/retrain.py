@@ -12,7 +12,7 @@ from typing import Any
 
 from feature_repo.errors import BadConfiguration
 from feature_repo.settings import Settings
-from pipelines import labels, quality
+from pipelines import labels, live, quality
 from pipelines.challenger import set_challenger
 from pipelines.drift.run import watch
 from pipelines.gate.evidence import days_of
@@ -46,7 +46,7 @@ class Retrained:
 
 def retrain(
     settings: Settings,
-    data: str,
+    data: str | None,
     actor: str,
     now: datetime,
     *,
@@ -55,11 +55,16 @@ def retrain(
 ) -> Retrained:
     """Judge the champion's drift on `data` and, on an alarm or with `force`, train, register and put on trial.
 
-    Labels count as far as they had arrived by `now`. Raises BadConfiguration without a champion, for an unknown data
-    set, and where no mature day is newer than the champion's training; DataInvalid, DependencyDown.
+    Without `data`, on live decisions, exported as data set `live` from the champion's first day of training on: nothing
+    older is judged or trained on. Labels count as far as they had arrived by `now`. Raises BadConfiguration without a
+    champion, for an unknown data set, and where no mature day is newer than the champion's training; DataInvalid,
+    DependencyDown.
     """
     versions = Versions(settings)
     champion = versions.load(versions.resolve(CHAMPION))
+    if data is None:
+        progress("exporting")
+        data = live.export(settings, live.LIVE, champion.manifest.first_day, with_history=True).name
     if force:
         labels.fetch(settings, data)
         why = ["asked for"]

@@ -54,6 +54,7 @@ class Manifest:
     data_name: str = ""  # data set of this installation it was trained on; empty where nobody said
     reference: Reference | None = None  # what drift is measured against
     labels_received: str = ""  # when the newest label of table `labels` that training saw had come in
+    payments_arrived: str = ""  # when the newest payment of the training window had arrived
 
     @property
     def first_day(self) -> date:
@@ -79,6 +80,7 @@ class Manifest:
             "data_name": "",
             "reference": None,
             "labels_received": "",
+            "payments_arrived": "",
             **values,
         }  # versions made before they existed
         chosen = {f.name: values[f.name] for f in fields(cls)}

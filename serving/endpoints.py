@@ -73,7 +73,7 @@ class Endpoints:
         return _json(
             {
                 "champion": held.champion.version,
-                "challenger": held.challenger.version if held.challenger else None,
+                "challenger": await anyio.to_thread.run_sync(self._worker.challenger),
                 "loaded": [_described(model) for model in held.loaded],
             }
         )

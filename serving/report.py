@@ -1,7 +1,7 @@
-"""What each worker holds, told to the stream through Redis.
+"""What each worker holds, told to the others through Redis.
 
-The stream pins a batch to a version that every living worker has loaded. A worker's note expires by
-itself, so a worker that died stops counting after `EXPIRY_S`.
+The challenger is named to the stream once every living worker has loaded it, whichever of them is asked. A worker's
+note expires by itself, so a worker that died stops counting after `EXPIRY_S`.
 """
 
 import json
@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 from datetime import UTC, datetime
+from typing import cast
 
 import redis
 
@@ -16,6 +17,7 @@ from serving.registry import Held
 
 log = logging.getLogger("vigil.serving.report")
 
+WORKERS = "vigil:serving"  # names of the workers of all services
 KEY_PREFIX = "vigil:serving:"
 EVERY_S = 2.0
 EXPIRY_S = 10
@@ -23,7 +25,7 @@ TIMEOUT_S = 1.0
 
 
 class Report:
-    """One worker's note. For one thread."""
+    """One worker's note, and what those of the others say."""
 
     def __init__(self, redis_url: str, serving_url: str) -> None:
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
@@ -35,15 +37,35 @@ class Report:
         """Renew the note. Redis being away is logged once: the worker serves on without it."""
         try:
             self._redis.set(KEY_PREFIX + self.worker, self._note(held), ex=EXPIRY_S)
+            self._redis.sadd(WORKERS, self.worker)
             self._failing = False
         except redis.RedisError as error:
             if not self._failing:
                 log.warning("Redis does not take this worker's report: %s", error)
             self._failing = True
 
+    def everywhere(self, version: str) -> bool:
+        """Whether every living worker of this service holds the version. With Redis away nobody can say: True.
+
+        A worker that begins counts from its first note on.
+        """
+        try:
+            names = sorted(cast(set[bytes], self._redis.smembers(WORKERS)))
+            notes = cast(list[bytes | None], self._redis.mget([KEY_PREFIX.encode() + name for name in names] or ["-"]))
+            gone = [name for name, note in zip(names, notes, strict=False) if note is None]
+            if gone:
+                self._redis.srem(WORKERS, *gone)
+        except redis.RedisError:
+            return True
+        living = [json.loads(note) for note in notes if note is not None]
+        return all(
+            any(model["version"] == version for model in note["loaded"]) for note in living if note["url"] == self._url
+        )
+
     def withdraw(self) -> None:
         """The worker stops: nobody should wait for the note to expire."""
         try:
+            self._redis.srem(WORKERS, self.worker)
             self._redis.delete(KEY_PREFIX + self.worker)
         except redis.RedisError as error:
             log.warning("the report stays until it expires: %s", error)

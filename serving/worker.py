@@ -72,6 +72,11 @@ class Worker:
         """A worker whose threads died would serve an old model forever: it wants a restart."""
         return all(thread.is_alive() for thread in self._threads)
 
+    def challenger(self) -> str | None:
+        """The version on trial, once every worker can score with it. Asks Redis."""
+        held = self.registry.held.challenger
+        return held.version if held is not None and self._report.everywhere(held.version) else None
+
     def _follow(self) -> None:
         if self.registry.refresh():
             self._tell()  # the stream may pin the new version now, not at the next round

@@ -35,7 +35,7 @@ MICROSECONDS = 1_000_000
 DAY_US = 86_400 * MICROSECONDS
 
 _US = pa.timestamp("us", tz="UTC")
-_HISTORY = ["transaction_id", "user_id", "amount", "event_time", "is_fraud", "label_time"]
+_HISTORY = ["transaction_id", "user_id", "amount", "event_time", "arrival_time", "is_fraud", "label_time"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class TrainingSet:
     label_delay: timedelta  # median of the data set
     without_features: int  # payments of the window that the stream would not have scored either
     labels_received: datetime = verdicts.NONE_RECEIVED  # when the newest label of table `labels` looked at had come in
+    payments_arrived: datetime | None = None  # when the newest payment had arrived
     label_sources: Mapping[str, int] = field(default_factory=dict)  # known labels of the window by who said so
 
     def __len__(self) -> int:
@@ -131,16 +132,20 @@ def load_training_set(
     last: date,
     labels_as_of: datetime | None = None,
     received_by: datetime | None = None,
+    arrived_by: datetime | None = None,
 ) -> TrainingSet:
     """The days `first` to `last` (inclusive, UTC) of data set `name`, labels as they stood at `labels_as_of`.
 
     Labels are the history's own and those of the table that `pipelines.labels.fetch` wrote beside it; without
     that file, as without a stack, the history's alone. Default of labels_as_of: the end of the last day plus the
-    data set's median label delay. `received_by` leaves out labels that came in later, whatever they speak of: what
-    an earlier training saw. Raises BadConfiguration where there is no such data set, no such day, or no vector for it.
+    data set's median label delay. `received_by` leaves out labels that came in later and `arrived_by` payments that
+    arrived later, whatever time they speak of: what an earlier training saw. Raises BadConfiguration where there is no
+    such data set, no such day, or no vector for it.
     """
     folder = settings.home / "data" / name
     history = _read_history(folder, name)
+    if arrived_by is not None:
+        history = history.filter(pc.less_equal(history["arrival_time"], pa.scalar(arrived_by, _US)))
     told = verdicts.of_table(folder, received_by)
     runs = verdicts.runs(pa.concat_tables([verdicts.of_history(history), told]))
     delay = median_label_delay(verdicts.as_of(history, runs, verdicts.NEVER - 1))
@@ -150,7 +155,8 @@ def load_training_set(
     sources = {pair["values"]: pair["counts"] for pair in window["label_source"].drop_null().value_counts().to_pylist()}
     log.info("%s, %s to %s: labels known at %s by source: %s", name, first, last, cut, sources or "none")
     rows = joined(window, _vectors(settings, name, window), cut, delay, _reports(history, cut))
-    return replace(rows, labels_received=verdicts.received(told), label_sources=sources)
+    newest = pc.max(window["arrival_time"]).as_py()
+    return replace(rows, labels_received=verdicts.received(told), payments_arrived=newest, label_sources=sources)
 
 
 def median_label_delay(history: pa.Table) -> timedelta:

@@ -26,6 +26,7 @@ from training.recipes import Recipe
 FEATURE_SET_TAG = "feature_set_id"
 RECIPE_TAG = "recipe"
 FEATURE_SERVICE_TAG = "feast_feature_service"  # whose columns the run read
+MAX_RETRIES = 2  # of a call, seconds in all; MLflow's own seven take five minutes to say that nobody listens
 NEEDS = ("onnx", "onnxruntime", "numpy")  # what loading the artefact takes; given, or MLflow would try to find out
 
 
@@ -43,6 +44,7 @@ def mlflow_client(settings: Settings) -> Iterator[Any]:
     # stdout is for what the command was asked for, and a bar for one file of 70 KB is noise.
     switches.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
     switches.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
+    switches.MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(MAX_RETRIES)
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns of pip's version and of GPUs that are not there
     try:
         yield mlflow

@@ -169,6 +169,7 @@ def _manifest(
         train_to=window[1].isoformat(),
         labels_as_of=data.labels_as_of.isoformat(),
         labels_received=data.labels_received.isoformat(),
+        payments_arrived=data.payments_arrived.isoformat() if data.payments_arrived else "",
         data_sha256=data.sha256(),
         dropped_columns=tuple(name for name in data.columns if name not in columns),
         metrics=metrics,

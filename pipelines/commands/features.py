@@ -35,7 +35,7 @@ def replay(
     from pipelines.replay import replay as run
 
     settings = configuration.load()
-    fetch(settings, data)
+    told = fetch(settings, data)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -60,6 +60,8 @@ def replay(
     typer.echo(f"{done.snapshots:,} daily snapshots of merchants")
     if online:
         typer.echo(f"{done.states_online:,} user states and the newest snapshot are live")
+    if told is None:
+        typer.echo("no stack was ever started here: labels are those of the history alone")
 
 
 def features(

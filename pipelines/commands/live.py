@@ -53,20 +53,18 @@ def export(
 
 def retrain(
     data: Annotated[
-        str | None, typer.Option("--data", help="data set to judge and train on; default: the live decisions, exported")
+        str | None,
+        typer.Option("--data", help="data set to judge and train on; default: live decisions, exported anew"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="train without an alarm")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Where the champion drifts, train its recipe on newer days, register and put on trial; never promotes."""
-    from pipelines.live import export as run_export
     from pipelines.retrain import retrain as run
 
     settings = configuration.load()
-    with Console(stderr=True).status("exporting") as status:
-        if data is None:
-            run_export(settings, LIVE, with_history=True)
-        done = run(settings, data or LIVE, getpass.getuser(), datetime.now(UTC), force=force, progress=status.update)
+    with Console(stderr=True).status("loading the champion") as status:
+        done = run(settings, data, getpass.getuser(), datetime.now(UTC), force=force, progress=status.update)
     if as_json:
         typer.echo(json.dumps(done.as_json()))
     elif done.version is None:

@@ -47,11 +47,15 @@ def train(
     """Train a model on a window of days, judge it on held-out days and register a version."""
     from pipelines.labels import fetch
     from pipelines.quality import require_valid
+    from serving.source import CHAMPION, MlflowSource
     from training import recipes
 
     cut = _time(labels_as_of) if labels_as_of else None
     chosen = recipes.named(recipe, overrides or ())  # a slip of the pen should not cost a validation
     settings = configuration.load()
+    MlflowSource(settings.mlflow_url, settings.model_name).named(
+        CHAMPION
+    )  # where no registry answers, nobody should find out after the training
     with Console(stderr=True).status("validating") as status:
         require_valid(settings, data)
         status.update("asking for labels")

@@ -66,13 +66,15 @@ def _training_window(settings: Settings, data: str, manifest: Manifest) -> Train
     """The days the version says it was trained on, with the labels it could know; None where the data set has none
     of them, or no features.
 
-    A label that came in after training is no correction of its data, though it may speak of an earlier day.
+    A label that came in after training is no correction of its data, though it may speak of an earlier day; nor is a
+    late payment of a live data set exported anew.
     """
     first, last = manifest.first_day, manifest.last_day
     cut = datetime.fromisoformat(manifest.labels_as_of)
     received = datetime.fromisoformat(manifest.labels_received) if manifest.labels_received else verdicts.NONE_RECEIVED
+    arrived = datetime.fromisoformat(manifest.payments_arrived) if manifest.payments_arrived else None
     try:
-        return load_training_set(settings, data, first, last, cut, received)
+        return load_training_set(settings, data, first, last, cut, received, arrived)
     except BadConfiguration:
         return None
 

@@ -1,22 +1,18 @@
 """Sampled decisions of the live stream against the raw payments in Kafka: read, recompute, publish the rate."""
 
 from collections import Counter
-from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from feature_repo.errors import BadConfiguration, ParityBroken, SnapshotUnreadable
+from feature_repo.errors import BadConfiguration, ParityBroken
 from feature_repo.settings import Settings
-from feature_repo.snapshot import Snapshot
-from feature_repo.snapshot_store import SnapshotStore
 from pipelines import log
 from pipelines.history import data_folder
 from pipelines.live import Names, reading
-from pipelines.merchants import snapshots_in
-from pipelines.online import Seed
+from pipelines.online import Seed, snapshots_of
 from pipelines.parity.recompute import Logged, Mismatch, Recomputation
 from pipelines.replay import batches
 from pipelines.requests import Cursor
@@ -29,7 +25,7 @@ EXAMPLES = 20  # mismatches told one by one
 NOT_RETAINED = "earlier payments of the user are no longer in the log"
 HISTORY_GONE = "the history that seeded the states is not what it was"
 STATES_REPLACED = "a history was replayed over the live states, but holds nothing of the user"
-SNAPSHOT_GONE = "the snapshot of merchants is nowhere to be found"
+SNAPSHOT_GONE = "the snapshot of merchants was never kept"
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,7 @@ def _start(seeded: Seed | None, partition: int) -> int:
 def _checked(settings: Settings, cursor: Cursor, seeded: Seed | None, drawn: list[Logged]) -> Parity:
     if seeded is not None and not seeded.stands(settings):
         return Parity(0, [], {HISTORY_GONE: len(drawn)} if drawn else {})
-    snapshots = _snapshots(settings, {one.side_inputs for one in drawn if one.side_inputs})
+    snapshots = snapshots_of(cursor, {one.side_inputs for one in drawn if one.side_inputs})
     again = Recomputation(settings, drawn, snapshots)
     if seeded is not None:
         for payments, _, _ in batches(data_folder(settings, seeded.data), seeded.data):
@@ -178,21 +174,3 @@ def _not_retained(settings: Settings, cursor: Cursor, seeded: Seed | None, drawn
             )
             gone.update(user for (user,) in cursor)
     return gone
-
-
-def _snapshots(settings: Settings, wanted: set[str]) -> dict[str, Snapshot]:
-    """Those that are still kept: in Redis for an hour after the next one, in the data sets for good.
-
-    The id is the hash of the content, so wherever one is found it is the one that is named.
-    """
-    found: dict[str, Snapshot] = {}
-    with closing(SnapshotStore(settings.redis_url)) as store:
-        for name in wanted:
-            with suppress(SnapshotUnreadable):
-                snapshot = store.load(name)
-                found |= {name: snapshot} if snapshot else {}
-    for file in sorted((settings.home / "data").glob("*/merchants.parquet")):
-        if len(found) == len(wanted):
-            break
-        found |= {one.id: one for one in snapshots_in(file) if one.id in wanted}
-    return found

@@ -22,9 +22,8 @@ def write(settings: Settings, rows: TrainingSet, without_vector: int = 0) -> str
     time = pa.array(rows.event_time, TIME)
     labels = pa.array(rows.event_time + LABEL_DELAY_DAYS * DAY_US, TIME, mask=~rows.label)
     ids = {"transaction_id": rows.transaction_id, "user_id": rows.user_id}
-    history = pa.table(
-        {**ids, "amount": rows.amount, "event_time": time, "is_fraud": pa.array(rows.label), "label_time": labels}
-    )
+    times = {"event_time": time, "arrival_time": time, "label_time": labels}
+    history = pa.table({**ids, **times, "amount": rows.amount, "is_fraud": pa.array(rows.label)})
     pq.write_table(history, folder / "history.parquet")
     vectors = {column: pa.array(np.ascontiguousarray(rows.x[:, at])) for at, column in enumerate(features.NAMES)}
     logged = pa.table({**ids, "event_timestamp": time, "created": time, **vectors})

@@ -1,7 +1,9 @@
 """Live decisions as a data set: what was decided and logged, and nothing else, ready for training."""
 
+import shutil
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,6 +105,20 @@ def test_the_newest_revision_counts(stream: Stream) -> None:
     assert (done.payments, done.vectors) == (73, 72)
 
 
+def test_a_late_payment_of_a_window_does_not_change_what_was_trained_on(stack: Settings) -> None:
+    other, days = Stream(stack), (START.date(), START.date() + timedelta(days=1))
+    other.send([payment(number) for number in range(48)])
+    other.decide()
+    trained = load_training_set(stack, export(other).name, *days)
+    late = START + timedelta(hours=5)
+    other.send([payment(100, timestamp=late.isoformat())])
+    other.decide()
+    name = export(other).name
+    again = load_training_set(stack, name, *days, arrived_by=trained.payments_arrived)
+    assert again.sha256() == trained.sha256()
+    assert len(load_training_set(stack, name, *days)) == 49
+
+
 def test_vectors_of_another_catalogue_are_left_out_and_counted(stream: Stream, stack: Settings) -> None:
     """The job that decided the second day did not know the last feature."""
     other = Stream(stack)
@@ -119,6 +135,26 @@ def test_vectors_of_another_catalogue_are_left_out_and_counted(stream: Stream, s
                        " AND kafka_partition = 0", (other.settings.topic,))  # fmt: skip
     older = export(other)
     assert older.payments == 24 and 0 < older.of_other_features == 24 - older.vectors
+
+
+def test_an_export_is_replaced_in_one_step_and_the_old_one_goes_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, seen, remove = tmp_path / "live", list[str](), shutil.rmtree
+
+    def removed(path: Path, **options: Any) -> None:
+        seen.append((folder / "export.json").read_text())
+        remove(path, **options)
+
+    monkeypatch.setattr(live.shutil, "rmtree", removed)
+    folder.mkdir()  # as an older release left it
+    for number in range(3):
+        made = tmp_path / f".live.{number}"
+        made.mkdir()
+        (made / "export.json").write_text(str(number))
+        live._switch(folder, made)
+    assert seen == ["0", "1", "2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".live.2", "live"]
 
 
 def test_it_is_not_replayed(stream: Stream) -> None:

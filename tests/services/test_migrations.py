@@ -239,6 +239,7 @@ def test_the_writer_marks_a_range_published(database: Settings) -> None:
         "INSERT INTO promotion_requests (actor, action, model_name) VALUES ('a', 'rollback', 'm')",
         "INSERT INTO labels (transaction_id, label_time, source, is_fraud) VALUES ('t', now(), 's', true)",
         "DELETE FROM merchant_days",
+        "INSERT INTO merchant_snapshots (id, effective_at, content) VALUES ('ms_', now(), '')",
         "SELECT ensure_decision_partitions('2031-05-01', 1)",
     ],
 )
@@ -251,7 +252,7 @@ def test_the_reader_writes_nothing(shared: Settings, statement: str) -> None:
     "table",
     [
         *("decisions", "dead_letters", "ledger", "ledger_ranges", "audit", "parked_documents", "alembic_version"),
-        *("promotion_requests", "labels", "merchant_days", "payment_windows", "window_progress"),
+        *("promotion_requests", "labels", "merchant_days", "merchant_snapshots", "payment_windows", "window_progress"),
     ],
 )
 def test_the_reader_reads_every_table(shared: Settings, table: str) -> None:
@@ -262,6 +263,27 @@ def test_the_reader_reads_every_table(shared: Settings, table: str) -> None:
 def test_an_unknown_outcome_or_decision_is_refused(shared: Settings, changes: dict[str, str]) -> None:
     with pytest.raises(errors.CheckViolation):
         insert(shared.postgres_dsn, **changes)
+
+
+def test_labels_are_received_in_the_order_in_which_they_come_to_light(database: Settings) -> None:
+    """So the newest that was seen says which of them were: whoever trains notes it, and the gate goes by it."""
+    label = "INSERT INTO labels (transaction_id, label_time, source, is_fraud) VALUES (%s, now(), 's', true)"
+    with (
+        closing(psycopg2.connect(database.postgres_dsn)) as slow,
+        closing(psycopg2.connect(database.postgres_dsn)) as quick,
+    ):
+        slow.cursor().execute("SELECT now()")  # a long import has begun
+        with quick, quick.cursor() as cursor:
+            cursor.execute(label, ("first",))
+        slow.cursor().execute(label, ("second",))
+        with quick, quick.cursor() as cursor, pytest.raises(errors.LockNotAvailable):
+            cursor.execute("SET LOCAL lock_timeout = '100ms'")
+            cursor.execute(label, ("third",))
+        slow.commit()
+        with quick, quick.cursor() as cursor:
+            cursor.execute(label, ("third",))
+    found = run(database.postgres_reader_dsn, "SELECT transaction_id FROM labels ORDER BY received_at")
+    assert found == [("first",), ("second",), ("third",)]
 
 
 def test_rights_come_to_a_table_whose_grants_were_lost(database: Settings) -> None:

@@ -1,6 +1,5 @@
 """Parity on real decisions and the real log: nothing differs until something is broken, and then it is seen."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,16 +9,13 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import redis
 from confluent_kafka import TopicPartition
 from typer.testing import CliRunner
 
 from feature_repo import state
 from feature_repo.errors import ParityBroken
-from feature_repo.keys import CURRENT_SNAPSHOT
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot
-from feature_repo.snapshot_store import SnapshotStore
 from feature_repo.transaction import HISTORY_SCHEMA
 from pipelines import daily, online
 from pipelines.cli import app
@@ -54,13 +50,11 @@ def payments(count: int = 90, first: int = 0, seed: int = 1) -> list[dict[str, A
 
 
 @pytest.fixture
-def stream(stack: Settings) -> Iterator[Stream]:
-    """Both snapshots can be found in Redis."""
-    with closing(SnapshotStore(stack.redis_url)) as store, closing(redis.Redis.from_url(stack.redis_url)) as raw:
-        store.publish(A)
-        store.publish(B)
-        yield Stream(stack)
-        raw.delete(CURRENT_SNAPSHOT)
+def stream(stack: Settings) -> Stream:
+    """Both snapshots are kept."""
+    online.keep(stack, A)
+    online.keep(stack, B)
+    return Stream(stack)
 
 
 def decided(stream: Stream, sent: list[dict[str, Any]], merchants: Snapshot | None = A, pieces: int = 3) -> None:

@@ -24,7 +24,8 @@ from feature_repo.merchants import snapshot_of
 from feature_repo.settings import Settings
 from feature_repo.snapshot import COLUMNS, Snapshot
 from feature_repo.snapshot_store import SnapshotStore
-from pipelines import labels, merchants
+from pipelines import labels, merchants, online
+from pipelines.live import reading
 from pipelines.rebuild import rebuild_merchants
 from tests.cases import data_sets
 from tests.cases.tables import FIRST_DAY, training_set
@@ -83,6 +84,11 @@ def known(snapshot: Snapshot, merchant: str) -> dict[str, float]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
+def days_in(folder: Path) -> list[datetime]:
+    days: list[datetime] = pq.read_table(folder / "merchants.parquet")["event_timestamp"].unique().to_pylist()
+    return days
+
+
 def in_feast(settings: Settings, merchant: str) -> float | None:
     names = [f"{definitions.MERCHANT_VIEW}:{COLUMNS[1]}"]
     store = definitions.store(settings, settings.data)
@@ -100,6 +106,8 @@ def test_the_daily_job_publishes_what_had_arrived_and_the_same_for_the_same_day(
     execute(live, LABEL, claimed[9], True, at(-0.5))  # learnt later that day
     rebuild_merchants(live, DAY)
     first = published(live)
+    folder = live.home / "data" / live.data
+    assert set(days_in(folder)) == {midnight(DAY)}
     assert known(first, other)["merchant_count_30d"] == 31
     assert known(first, other)["merchant_count_7d"] == 1
     assert known(first, risky)["merchant_excess_risk_30d"] > 0.05
@@ -115,9 +123,17 @@ def test_the_daily_job_publishes_what_had_arrived_and_the_same_for_the_same_day(
     assert known(second, risky)["merchant_excess_risk_30d"] < known(first, risky)["merchant_excess_risk_30d"]
     assert known(second, other)["merchant_count_30d"] == in_feast(live, other) == 32
 
+    assert set(days_in(folder)) == {midnight(DAY), midnight(DAY + timedelta(days=1))}
+
     rebuild_merchants(live, DAY + timedelta(days=200))
     assert len(published(live).merchants) == 0
     assert in_feast(live, other) is None
+    assert days_in(folder) == [], "older days are let go"
+
+    (folder / "merchants.parquet").unlink()  # as a replay of the data set drops the days of the stream
+    with reading(live) as connection, connection.cursor() as cursor:
+        kept = online.snapshots_of(cursor, [first.id, second.id, "ms_unknown"])
+    assert {name: one.to_bytes() for name, one in kept.items()} == {one.id: one.to_bytes() for one in (first, second)}
 
 
 def test_the_daily_job_and_replay_make_the_same_snapshot(live: Settings) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -34,6 +35,8 @@ from feature_repo.problem import MEDIA_TYPE
 from feature_repo.settings import Settings
 from feature_repo.snapshot import no_snapshot
 from serving.client import ModelClient
+from serving.registry import Held
+from serving.report import Report
 from tests.cases import tiny_model
 from tests.live import environment
 
@@ -342,3 +345,27 @@ def test_a_restart_without_the_registry_serves_the_last_good_model(
         eventually(lambda: answers(f"{other}/models"), 30)
         assert champion(other) == before
         assert httpx.get(f"{other}/ready").json()["registry_reachable"] is False
+
+
+def test_a_challenger_is_named_once_every_worker_holds_it(stack: Settings) -> None:
+    """Two workers of a service of their own; a note of another service's does not count."""
+    service = f"http://{uuid.uuid4().hex}"
+    quick, slow, other = (Report(stack.redis_url, url) for url in (service, service, "http://another"))
+    for number, report in enumerate((quick, slow, other)):
+        report.worker = f"{service}:{number}"
+    one, two = (SimpleNamespace(version=v, sha256="", manifest=SimpleNamespace(feature_set_id="")) for v in "12")
+    both = Held(champion=one, challenger=two)  # type: ignore[arg-type]  # what a note tells of them
+    alone = Held(champion=one)  # type: ignore[arg-type]
+    try:
+        for report in (slow, other):
+            report.write(alone)
+        quick.write(both)
+        assert not quick.everywhere("2") and quick.everywhere("1")
+        slow.write(both)
+        assert quick.everywhere("2")
+        slow.write(alone)
+        slow.withdraw()
+        assert quick.everywhere("2"), "who stopped does not count"
+    finally:
+        for report in (quick, other):
+            report.withdraw()

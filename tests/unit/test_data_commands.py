@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from feature_repo.errors import DataInvalid, VigilError
+from feature_repo.errors import DataInvalid, DependencyDown, StoreUnavailable, VigilError
 from pipelines.cli import app
 
 
@@ -96,3 +96,20 @@ def test_a_wrong_request_is_refused_with_exit_code_2(arguments: tuple[str, ...])
     result = run(*arguments)
     assert isinstance(result.exception, VigilError)
     assert result.exception.exit_code == 2
+
+
+def test_where_no_stack_was_ever_started_replay_needs_none_and_train_says_so_before_it_trains(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a database that somebody named may hold labels: then it must answer."""
+    run("simulate", "--name", "sim", "--users", "50", "--days", "3")
+    replayed = run("replay", "--data", "sim")
+    assert replayed.exit_code == 0 and "no stack was ever started" in replayed.stdout
+    assert (home / "data" / "sim" / "features.parquet").exists()
+    monkeypatch.setenv("VIGIL_MLFLOW_URL", "http://127.0.0.1:1")
+    trained = run("train", "--data", "sim", "--from", "2025-01-01", "--to", "2025-01-02")
+    assert isinstance(trained.exception, DependencyDown) and trained.exception.dependency == "MLflow"
+    assert "vigil up" in trained.exception.remedy
+
+    (home / "stack.env").write_text("VIGIL_POSTGRES_DSN=postgresql://vigil_writer@127.0.0.1:1/vigil\n")
+    assert isinstance(run("replay", "--data", "sim").exception, StoreUnavailable)

@@ -1,13 +1,13 @@
 """Dead letters in the order they came: to list the newest page by page, and to drop the oldest.
 
 Revision ID: 0008
-Revises: 0006
+Revises: 0007
 """
 
 from alembic import op
 
 revision = "0008"
-down_revision: str | None = "0006"
+down_revision: str | None = "0007"
 branch_labels = None
 depends_on = None
 

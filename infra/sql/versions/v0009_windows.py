@@ -1,13 +1,13 @@
 """Payments over time by merchant, payment method and user.
 
 Revision ID: 0009
-Revises: 0006
+Revises: 0008
 """
 
 from alembic import op
 
 revision = "0009"
-down_revision: str | None = "0006"
+down_revision: str | None = "0008"
 branch_labels = None
 depends_on = None
 
