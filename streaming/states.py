@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import redis
 
-from feature_repo import state
-from feature_repo.errors import DependencyDown, Fenced, StateCorrupt
+from feature_repo import layouts, state
+from feature_repo.errors import DependencyDown, Fenced
 from feature_repo.keys import fence_key, folded_key, state_keys
-from feature_repo.state import STATE_BYTES, STATE_DTYPE, States
+from feature_repo.state import STATE_BYTES, States
 
 KEYS_PER_COMMAND = 5_000  # 10 MB of records: a single larger command would block other clients too long
 
@@ -94,10 +94,5 @@ def assemble(found: list[bytes | None], hashes: npt.NDArray[np.uint64]) -> State
     states = state.empty(hashes)
     present = np.array([record is not None for record in found], np.bool_)
     if present.any():
-        records = [record for record in found if record is not None]
-        if any(len(record) != STATE_BYTES for record in records):
-            raise StateCorrupt(f"a state record is not {STATE_BYTES} bytes long")
-        loaded = np.frombuffer(bytearray().join(records), STATE_DTYPE)
-        state.check(loaded, hashes[present])
-        states[present] = loaded
+        states[present] = layouts.read([record for record in found if record is not None], hashes[present])
     return states
