@@ -28,7 +28,7 @@ DailyJob = Callable[[Settings, date], None]
 RETRY is tried again soon, any other, as what nobody foresaw, the next day."""
 
 # What is due at the first look of every UTC day, in this order.
-DAILY: tuple[DailyJob, ...] = (rebuild_merchants, daily.parity, daily.retrain)
+DAILY: tuple[DailyJob, ...] = (rebuild_merchants, daily.keep_states, daily.parity, daily.retrain)
 
 
 def run(settings: Settings, stop: threading.Event, daily: tuple[DailyJob, ...] = DAILY) -> None:

@@ -2,8 +2,21 @@
 
 from types import ModuleType
 
-from pipelines.commands import bench, challenger, data, demo, drift, features, lifecycle, live, model, stack, stream
+from pipelines.commands import (
+    bench,
+    challenger,
+    data,
+    demo,
+    drift,
+    features,
+    lifecycle,
+    live,
+    model,
+    stack,
+    state,
+    stream,
+)
 
 AREAS: tuple[ModuleType, ...] = (
-    stack, data, demo, features, model, challenger, drift, live, lifecycle, stream, bench
+    stack, data, demo, features, model, challenger, drift, live, lifecycle, stream, state, bench
 )  # fmt: skip

@@ -1,22 +1,18 @@
 """Sampled decisions of the live stream against the raw payments in Kafka: read, recompute, publish the rate."""
 
-import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from feature_repo.errors import BadConfiguration, DependencyDown, ParityBroken, SnapshotUnreadable
+from feature_repo.errors import BadConfiguration, ParityBroken, SnapshotUnreadable
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot
 from feature_repo.snapshot_store import SnapshotStore
+from pipelines import log
 from pipelines.history import data_folder
 from pipelines.live import Names, reading
 from pipelines.merchants import snapshots_in
@@ -28,8 +24,6 @@ from training.registration import mlflow_client
 
 SAMPLE = 1_000  # decided offsets drawn
 EXAMPLES = 20  # mismatches told one by one
-READ_RECORDS = 50_000  # at a time
-SILENCE_S = 30.0  # of Kafka, after which it is taken to be away
 
 # Why a decision could not be checked.
 NOT_RETAINED = "earlier payments of the user are no longer in the log"
@@ -109,7 +103,8 @@ def _drawn(
     """Decisions at offsets drawn from all that are decided and still in the log, those with features."""
     cursor.execute("SELECT kafka_partition, committed_until FROM ledger WHERE kafka_topic = %s", (settings.topic,))
     decided = dict(cursor.fetchall())
-    first = {partition: max(_start(seeded, partition), kept) for partition, kept in _kept_from(settings).items()}
+    kept = log.kept(settings).items()
+    first = {partition: max(_start(seeded, partition), oldest) for partition, (oldest, _) in kept}
     spans = {partition: until - first.get(partition, 0) for partition, until in decided.items()}
     total = sum(span for span in spans.values() if span > 0)
     if not total:
@@ -152,7 +147,7 @@ def _checked(settings: Settings, cursor: Cursor, seeded: Seed | None, drawn: lis
     read = 0
     for partition in {one.partition for one in drawn}:
         last = max(one.offset for one in drawn if one.partition == partition)
-        for offsets, values, ingested in _log(settings, partition, _start(seeded, partition), last):
+        for offsets, values, ingested in log.records(settings, partition, _start(seeded, partition), last + 1):
             again.take(partition, offsets, values, ingested)
             read += len(offsets)
     gone = _not_retained(settings, cursor, seeded, drawn)  # after reading: what was deleted meanwhile counts too
@@ -174,13 +169,13 @@ def _checked(settings: Settings, cursor: Cursor, seeded: Seed | None, drawn: lis
 def _not_retained(settings: Settings, cursor: Cursor, seeded: Seed | None, drawn: list[Logged]) -> set[str]:
     """Users of whom a payment was decided whose record Kafka has deleted since."""
     gone: set[str] = set()
-    for partition, kept in _kept_from(settings).items():
+    for partition, (oldest, _) in log.kept(settings).items():
         users = sorted({one.user_id for one in drawn if one.partition == partition})
-        if users and kept > _start(seeded, partition):
+        if users and oldest > _start(seeded, partition):
             cursor.execute(
                 "SELECT DISTINCT user_id FROM decisions WHERE user_id = ANY(%s) AND kafka_topic = %s"
                 " AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s",
-                (users, settings.topic, partition, _start(seeded, partition), kept),
+                (users, settings.topic, partition, _start(seeded, partition), oldest),
             )
             gone.update(user for (user,) in cursor)
     return gone
@@ -202,72 +197,3 @@ def _snapshots(settings: Settings, wanted: set[str]) -> dict[str, Snapshot]:
             break
         found |= {one.id: one for one in snapshots_in(file) if one.id in wanted}
     return found
-
-
-# ---- the log ----------------------------------------------------------------------------------------
-
-
-def _log(
-    settings: Settings, partition: int, first: int, last: int
-) -> Iterator[tuple[npt.NDArray[np.int64], pa.Array, npt.NDArray[np.int64]]]:
-    """Offsets, values and broker's times (microseconds) of the records from `first` to `last`, as far as retained.
-
-    A few after `last` may come along.
-    """
-    with _consumer(settings) as consumer:
-        consumer.assign([TopicPartition(settings.topic, partition, first)])
-        silent = time.monotonic() + SILENCE_S
-        while True:
-            answered = consumer.consume(READ_RECORDS, 1.0)
-            ended = any(_is_end(message, settings) for message in answered)
-            messages = [message for message in answered if message.error() is None]
-            offsets = np.array([message.offset() for message in messages], np.int64)
-            if len(offsets):
-                yield (
-                    offsets,
-                    pa.array([message.value() for message in messages], pa.binary()),
-                    np.array([message.timestamp()[1] * 1_000 for message in messages], np.int64),
-                )
-            if ended or (offsets >= last).any():
-                return
-            if answered:
-                silent = time.monotonic() + SILENCE_S
-            elif time.monotonic() > silent:
-                raise DependencyDown("Kafka", settings.kafka_bootstrap, f"no record for {SILENCE_S:.0f} s")
-
-
-def _is_end(message: Message, settings: Settings) -> bool:
-    """Whether this is the end of the partition. Raises DependencyDown for any other error."""
-    error = message.error()
-    if error is not None and error.code() != KafkaError._PARTITION_EOF:
-        raise DependencyDown("Kafka", settings.kafka_bootstrap, error.str())
-    return error is not None
-
-
-def _kept_from(settings: Settings) -> dict[int, int]:
-    """The oldest offset Kafka still has of each partition."""
-    with _consumer(settings) as consumer:
-        try:
-            partitions = consumer.list_topics(settings.topic, timeout=SILENCE_S).topics[settings.topic].partitions
-            return {
-                number: consumer.get_watermark_offsets(TopicPartition(settings.topic, number), timeout=SILENCE_S)[0]
-                for number in partitions
-            }
-        except KafkaException as error:
-            raise DependencyDown("Kafka", settings.kafka_bootstrap, str(error)) from error
-
-
-def _consumer(settings: Settings) -> closing[Consumer]:
-    """Of no group: it commits nothing."""
-    return closing(
-        Consumer(
-            {
-                "bootstrap.servers": settings.kafka_bootstrap,
-                "group.id": "vigil-parity",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-                "log_level": 0,
-            }
-        )
-    )

@@ -1,0 +1,105 @@
+"""The payments topic read as what it is, a log: records of a partition in order, and which of them Kafka still has."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from feature_repo.errors import DependencyDown
+from feature_repo.settings import Settings
+
+READ_RECORDS = 50_000  # at a time
+SILENCE_S = 30.0  # of Kafka, after which it is taken to be away
+
+Piece = tuple[npt.NDArray[np.int64], pa.Array, npt.NDArray[np.int64]]
+
+
+def records(settings: Settings, partition: int, first: int, until: int) -> Iterator[Piece]:
+    """Offsets, values and broker's times (microseconds) of the records from `first` to before `until`, as far as
+    retained. Raises DependencyDown.
+    """
+    with closing(_consumer(settings)) as consumer:
+        consumer.assign([TopicPartition(settings.topic, partition, first)])
+        silent = time.monotonic() + SILENCE_S
+        while True:
+            answered = consumer.consume(READ_RECORDS, 1.0)
+            ended = any(_is_end(message, settings) for message in answered)
+            messages = [message for message in answered if message.error() is None]
+            offsets = np.array([message.offset() for message in messages], np.int64)
+            wanted = messages[: int(np.searchsorted(offsets, until))]
+            if wanted:
+                yield (
+                    offsets[: len(wanted)],
+                    pa.array([message.value() for message in wanted], pa.binary()),
+                    np.array([message.timestamp()[1] * 1_000 for message in wanted], np.int64),
+                )
+            if ended or (offsets >= until - 1).any():
+                return
+            if answered:
+                silent = time.monotonic() + SILENCE_S
+            elif time.monotonic() > silent:
+                raise DependencyDown("Kafka", settings.kafka_bootstrap, f"no record for {SILENCE_S:.0f} s")
+
+
+def kept(settings: Settings) -> dict[int, tuple[int, int]]:
+    """By partition the oldest offset Kafka still has, and the one after its newest. Raises DependencyDown."""
+    with closing(_consumer(settings)) as consumer, _reached(settings):
+        partitions = consumer.list_topics(settings.topic, timeout=SILENCE_S).topics[settings.topic].partitions
+        return {
+            number: consumer.get_watermark_offsets(TopicPartition(settings.topic, number), timeout=SILENCE_S)
+            for number in partitions
+        }
+
+
+def first_after(settings: Settings, partition: int, micros: int) -> int:
+    """The oldest retained offset the broker stamped later than a time; the end where there is none. Raises
+    DependencyDown."""
+    with closing(_consumer(settings)) as consumer, _reached(settings):
+        asked = TopicPartition(settings.topic, partition, micros // 1_000 + 1)
+        (found,) = consumer.offsets_for_times([asked], timeout=SILENCE_S)
+        if found.offset >= 0:
+            return int(found.offset)
+        return int(consumer.get_watermark_offsets(asked, timeout=SILENCE_S)[1])
+
+
+def topic_id(settings: Settings) -> str:
+    """Kafka's id of the topic: another one after it was deleted and made again. Raises DependencyDown."""
+    with _reached(settings):
+        admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0})
+        described = admin.describe_topics(TopicCollection([settings.topic]), request_timeout=SILENCE_S)
+        return str(described[settings.topic].result().topic_id)
+
+
+@contextmanager
+def _reached(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as error:
+        raise DependencyDown("Kafka", settings.kafka_bootstrap, str(error)) from error
+
+
+def _is_end(message: Message, settings: Settings) -> bool:
+    """Whether this is the end of the partition. Raises DependencyDown for any other error."""
+    error = message.error()
+    if error is not None and error.code() != KafkaError._PARTITION_EOF:
+        raise DependencyDown("Kafka", settings.kafka_bootstrap, error.str())
+    return error is not None
+
+
+def _consumer(settings: Settings) -> Consumer:
+    """Of no group: it commits nothing."""
+    return Consumer(
+        {
+            "bootstrap.servers": settings.kafka_bootstrap,
+            "group.id": "vigil-log",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+            "log_level": 0,
+        }
+    )
