@@ -174,6 +174,8 @@ def unfit(snapshot: Snapshot, partition: int, now: Lineage, committed: int, olde
         return "it is of another topic, or of one that was deleted and made again"
     if (was.partitions, was.partitioner) != (now.partitions, now.partitioner) or part is None:
         return "users lay in other partitions then"
+    if snapshot.layout != LAYOUT and snapshot.layout not in layouts.FORMER:
+        return f"records of layout {snapshot.layout} cannot be carried over to {LAYOUT}"
     if was.seed != now.seed:
         return "a history replaced the states since"
     if part.reaches > committed:
