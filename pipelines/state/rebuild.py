@@ -27,6 +27,7 @@ from feature_repo.snapshot_store import SnapshotStore
 from pipelines import log, online, requests
 from pipelines.merchants import snapshots_in
 from pipelines.replay import Users, in_our_currency
+from pipelines.state import snapshots
 from pipelines.state.bases import Base, Bases
 from streaming.ledger import Ledger
 from streaming.partition import parse_options
@@ -92,6 +93,7 @@ def rebuild(
         _nobody_else(settings),
         closing(StateStore(settings.redis_url)) as store,
         closing(Ledger(settings.postgres_dsn, settings.topic)) as ledger,
+        snapshots.alone(settings),
     ):
         work = _Work(settings, store, ledger, progress)
         return work.run(partitions or list(range(settings.partitions)), history)

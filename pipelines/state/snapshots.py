@@ -10,12 +10,11 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +33,7 @@ from streaming.states import StateStore
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
+ALONE_LOCK = 0x56475354  # "VGST"
 ROWS = 4_096  # records held per partition before they are written: 8 MB, a row group
 SCHEMA = pa.schema([pa.field("user_id", pa.string(), nullable=False), pa.field("state", pa.binary(), nullable=False)])
 
@@ -119,14 +119,17 @@ def take(settings: Settings) -> Snapshot:
     Raises BadConfiguration where no stream ever folded anything, StateLost and StateAhead where a rebuild is due,
     StateCorrupt for a bad record, DependencyDown.
     """
-    with closing(StateStore(settings.redis_url)) as store:
+    with closing(StateStore(settings.redis_url)) as store, alone(settings):
+        for left in folder_of(settings).glob(f"*{PARTIAL}"):  # by one that was killed
+            shutil.rmtree(left, ignore_errors=True)
         watermarks, lineage = _watermarks(settings, store), Lineage.of(settings)
         moment = datetime.now(UTC)
         folder = folder_of(settings) / f"{moment:%Y%m%dT%H%M%S.%fZ}"
-        partial = folder.with_name(f"{folder.name}.{uuid4().hex}{PARTIAL}")
+        partial = folder.with_name(folder.name + PARTIAL)
         partial.mkdir(parents=True)
         try:
             parts = _write(partial, store, watermarks)
+            _watermarks(settings, store)  # Redis may have been emptied while it was read
             snapshot = Snapshot(
                 name=folder.name,
                 made_at=moment.isoformat(timespec="seconds"),
@@ -142,6 +145,16 @@ def take(settings: Settings) -> Snapshot:
     for name in names(settings)[settings.state_snapshots :]:
         shutil.rmtree(folder_of(settings) / name, ignore_errors=True)
     return snapshot
+
+
+@contextmanager
+def alone(settings: Settings) -> Iterator[None]:
+    """Wait until nobody else takes a snapshot or rebuilds, and keep others waiting: records that a rebuild deletes and
+    writes again could be missed by who reads them all. Raises StoreUnavailable."""
+    with requests.connected(settings) as connection:
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", (ALONE_LOCK,))  # let go with the connection
+        yield
 
 
 def verify(settings: Settings, snapshot: Snapshot, partition: int) -> None:
