@@ -1,20 +1,25 @@
 """Why a snapshot that was taken while records moved on may be folded on from, and when it may not."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo import kernel
+from feature_repo import kernel, state
 from feature_repo.errors import SnapshotCorrupt
+from feature_repo.hashing import hash_texts
+from feature_repo.settings import Settings
 from feature_repo.state import LAYOUT
 from pipelines.online import Seed
-from pipelines.state.snapshots import MANIFEST, Lineage, Part, Snapshot, unfit
+from pipelines.state.snapshots import MANIFEST, Lineage, Part, Snapshot, _write, folder_of, load, names, unfit, verify
 from tests.unit.oracle import Payment
-from tests.unit.streams import Log, streams
+from tests.unit.streams import Log, long_stream, streams
 
 NOW = Lineage("payments", "topic id", 2, "murmur2", Seed("demo", "sha", {0: 0, 1: 0}))
 KEPT = Snapshot(
@@ -91,6 +96,46 @@ def test_a_manifest_says_the_same_when_it_is_read(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text(json.dumps(KEPT.as_json()))
     assert Snapshot.read(tmp_path) == KEPT
     assert KEPT.records == 14
+
+
+class Store:
+    """Two pieces of one partition, as StateStore.records gives them."""
+
+    def __init__(self, log: Log) -> None:
+        self.users = sorted({payment.user for payment in log.payments})
+        hashes = hash_texts(pa.array(self.users), "user_id")
+        state.seal(log.states)
+        self.values = [log.states[log.states["user"] == user][0].tobytes() for user in hashes]
+
+    def records(self) -> Iterator[tuple[int, list[str], list[bytes]]]:
+        yield 2, self.users[:1], self.values[:1]
+        yield 2, self.users[1:], self.values[1:]
+        yield 7, ["somebody"], [b"of a partition there is no more"]
+
+
+def test_what_is_written_is_read_back_and_a_changed_byte_is_seen(tmp_path: Path) -> None:
+    log = Log(long_stream(3, size=90))
+    log.fold()
+    store: Any = Store(log)
+    settings = Settings(home=tmp_path)
+    folder = folder_of(settings) / KEPT.name
+    folder.mkdir(parents=True)
+    kept = replace(KEPT, parts=_write(folder, store, {0: 0, 2: 50}))
+    assert kept.parts[2].reaches == int(log.offsets[-1]) + 1 and (kept.parts[0].records, kept.records) == (0, 3)
+    verify(settings, kept, 2)
+    ((users, states),) = load(settings, kept, 2)
+    assert users.to_pylist() == store.users and [record.tobytes() for record in states] == store.values
+    assert names(settings) == [kept.name]
+
+    file = folder / "partition-2.parquet"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(SnapshotCorrupt, match="not what was written"):
+        verify(settings, kept, 2)
+    file.unlink()
+    with pytest.raises(SnapshotCorrupt, match="is gone"):
+        verify(settings, kept, 2)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"parts": {"a": {}}}', '{"parts": {}, "lineage": {}}'])
