@@ -335,6 +335,58 @@ class StateCorrupt(VigilError):
     remedy = "vigil state rebuild"
 
 
+class StateLayoutUnknown(StateCorrupt):
+    """A sound record of a layout this build cannot read: a newer one's, or one that cannot be carried over."""
+
+    code = "STATE_LAYOUT_UNKNOWN"
+
+    def __init__(self, layout: int, current: int) -> None:
+        if layout > current:
+            what, remedy = "a newer build wrote it", "run the newer build, or vigil state rebuild with this one"
+        else:
+            what, remedy = "it lacks what this build remembers", self.remedy
+        super().__init__(f"a state record has layout {layout}, this build {current}: {what}", remedy=remedy)
+        self.layout = layout
+
+
+class StateUnknown(VigilError):
+    """No payment of this user was ever folded in, or the record was swept after a long silence."""
+
+    code = "STATE_UNKNOWN"
+    family = Family.REFUSE
+    status = 404
+    exit_code = 2
+
+    def __init__(self, user_id: str) -> None:
+        super().__init__(f"there is no state of user {user_id}")
+        self.user_id = user_id
+
+
+class SnapshotCorrupt(VigilError):
+    """A snapshot of user states is not what was written: a file is gone, or its bytes are others."""
+
+    code = "SNAPSHOT_CORRUPT"
+    family = Family.REFUSE
+    exit_code = 8
+
+    def __init__(self, snapshot: str, what: str) -> None:
+        super().__init__(f"snapshot of user states {snapshot}: {what}")
+        self.what = what
+
+
+class StateSourceMissing(VigilError):
+    """Neither a snapshot nor the log holds all payments that the states of a partition are made of."""
+
+    code = "STATE_SOURCE_MISSING"
+    exit_code = 8
+    remedy = "vigil state rebuild --from-history NAME, with a history that reaches to where the log begins"
+
+    def __init__(self, partition: int, why: list[str]) -> None:
+        super().__init__(f"partition {partition} cannot be rebuilt: {'; '.join(why)}")
+        self.partition = partition
+        self.why = why
+
+
 class StatesInUse(VigilError):
     """The live user states hold payments of the stream; a history's states may not replace them."""
 

@@ -23,6 +23,17 @@ def state_keys(user_ids: Iterable[str], partition: int) -> list[bytes]:
     return [prefix + user_id.encode() for user_id in user_ids]
 
 
+def state_owner(key: bytes) -> tuple[int, str]:
+    """Kafka partition and user of a state key."""
+    partition, _, user = key.removeprefix(b"vigil:{").partition(b"}:s:")
+    return int(partition), user.decode()
+
+
+def states_pattern(partition: int | None = None) -> bytes:
+    """What SCAN finds the state keys of a Kafka partition by, or those of all."""
+    return b"vigil:{*}:s:*" if partition is None else state_prefix(partition) + b"*"
+
+
 def fence_key(partition: int) -> bytes:
     """Holds the attempt that may write states of this partition."""
     return b"vigil:{%d}:fence" % partition

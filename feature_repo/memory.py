@@ -41,6 +41,7 @@ def seen(s: State, identity: int, payload: int) -> int:
 
 @part
 def _reset(s: State) -> None:
+    """As empty as a fresh record, to the byte: it makes no difference whether a silent user's record was swept."""
     s.count = 0
     s.log_mean = 0.0
     s.log_m2 = 0.0
@@ -50,11 +51,21 @@ def _reset(s: State) -> None:
     s.hour_cos = 0.0
     s.hour_sin = 0.0
     s.has_geo = 0
+    s.geo_time = 0
+    s.latitude = np.float32(0.0)
+    s.longitude = np.float32(0.0)
     s.ring_head = 0
     s.hour_count[:] = 0
     s.hour_sum[:] = 0
     s.day_count[:] = 0
     s.day_sum[:] = 0
+    s.ring_time[:] = 0
+    s.ring_id[:] = 0
+    s.ring_payload[:] = 0
+    s.ring_amount[:] = 0
+    s.ring_merchant[:] = 0
+    s.ring_place[:] = 0
+    s.ring_method[:] = 0
     s.merchants[:] = 0
     s.places[:] = 0
     s.methods[:] = 0

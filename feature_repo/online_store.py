@@ -25,12 +25,12 @@ from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]  # has no types
 from pydantic import model_validator
 
-from feature_repo import settings
+from feature_repo import layouts, settings
 from feature_repo.activity import AGGREGATES, Kind, decode
 from feature_repo.errors import RecordViewReadOnly, StoreUnavailable
 from feature_repo.hashing import hash_texts, partitions_of
 from feature_repo.keys import state_keys
-from feature_repo.state import STATE_BYTES, States, check, unpack
+from feature_repo.state import STATE_BYTES, States
 
 RECORD_TAG = "record"  # a view with this tag is one state record per user
 STATE_FIELD = "state"  # the feature that is the record itself
@@ -106,8 +106,8 @@ class VigilOnlineStore(OnlineStore):
         users = pa.array([key.entity_values[0].string_val for key in entity_keys], pa.string())
         values = self._load(store, users)
         found = [row for row, value in enumerate(values) if value is not None]
-        states = unpack([value for value in values if value is not None])
-        check(states, hash_texts(users.take(pa.array(found, pa.int64())), "user_id"))
+        hashes = hash_texts(users.take(pa.array(found, pa.int64())), "user_id")
+        states = layouts.read([value for value in values if value is not None], hashes)
         rows: list[Row] = [(None, None)] * len(values)
         for row, decoded in zip(found, _values(states, requested_features), strict=True):
             rows[row] = decoded

@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     dead_letter_ceiling: float = Field(0.2, gt=0, le=1, description="share of bad records that stops the job")
     dead_letter_floor: int = Field(50, ge=0, description="bad records below which the job never stops")
 
+    state_snapshots: int = Field(3, ge=1, description="snapshots of user states that are kept, the newest")
+
     data: str = Field(
         "demo", pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", description="data set whose features Feast serves offline"
     )

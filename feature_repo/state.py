@@ -4,7 +4,6 @@ The record is what Redis stores, byte for byte. Its header lets a reader refuse 
 code touches it: magic, layout version, owner and a checksum of all of it.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -87,14 +86,6 @@ def empty(users: npt.NDArray[np.uint64]) -> States:
     return states
 
 
-def unpack(values: Sequence[bytes]) -> States:
-    """Stored records as one read-only array, not yet checked. Raises StateCorrupt on a wrong length."""
-    for row, value in enumerate(values):
-        if len(value) != STATE_BYTES:
-            raise StateCorrupt(f"state record {row} of {len(values)} has {len(value)} bytes, not {STATE_BYTES}")
-    return np.frombuffer(b"".join(values), STATE_DTYPE)
-
-
 @part
 def _mix(h: Any, word: Any) -> Any:
     h = (h ^ word) * np.uint64(0xFF51AFD7ED558CCD)
@@ -123,7 +114,8 @@ def _checksums(words: npt.NDArray[np.uint64], out: npt.NDArray[np.uint64]) -> No
 
 
 def checksums(states: States) -> npt.NDArray[np.uint64]:
-    words = np.ascontiguousarray(states).view(np.uint64).reshape(len(states), STATE_BYTES // 8)
+    """Of records of any layout: all are whole words, with the checksum in the same one."""
+    words = np.ascontiguousarray(states).view(np.uint64).reshape(len(states), states.dtype.itemsize // 8)
     out = np.empty(len(states), np.uint64)
     _checksums(words, out)
     return out
@@ -134,14 +126,14 @@ def seal(states: States) -> None:
     states["checksum"] = checksums(states)
 
 
-def check(states: States, users: npt.NDArray[np.uint64]) -> None:
-    """Refuse records that are not ours to fold.
+def check(states: States, users: npt.NDArray[np.uint64], layout: int = LAYOUT) -> None:
+    """Refuse records that are not ours to fold; `layout` is another one's number where records are of a former one.
 
     Raises StateCorrupt naming the first bad row and what is wrong with it.
     """
     for what, bad in (
         ("magic", states["magic"] != MAGIC),
-        ("layout version", states["layout"] != LAYOUT),
+        ("layout version", states["layout"] != layout),
         ("owner", states["user"] != users),
         ("checksum", states["checksum"] != checksums(states)),
         ("ring position", (states["ring_head"] < 0) | (states["ring_head"] >= RING_SIZE)),

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from feature_repo import kernel
+from feature_repo import kernel, layouts
 from feature_repo.features import NAMES
 from feature_repo.hashing import events_of
 from feature_repo.snapshot import COLUMNS, NEUTRAL, Stats
-from feature_repo.state import check, empty, unpack
+from feature_repo.state import empty
 from feature_repo.transaction import SCHEMA
 
 ENTITIES = ("user_id", "merchant")  # what states and merchants' rows are looked up by
@@ -32,8 +32,7 @@ def vectors(inputs: dict[str, list[Any]]) -> dict[str, list[float]]:
     states = empty(events.user)
     known = [row for row, state in enumerate(inputs["state"]) if state is not None]
     if known:
-        states[known] = unpack([inputs["state"][row] for row in known])
-        check(states[known], events.user[known])
+        states[known] = layouts.read([inputs["state"][row] for row in known], events.user[known])
     features, _ = kernel.preview(states, events)
     return {name: list(features[:, position]) for position, name in enumerate(NAMES)}
 

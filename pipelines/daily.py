@@ -14,6 +14,21 @@ OFF, WEEKLY = "off", "weekly"  # of VIGIL_RETRAIN; the third is drift
 log = logging.getLogger("vigil.lifecycle")
 
 
+def keep_states(settings: Settings, day: date) -> None:
+    """A snapshot of the user states, then the sweep of silent ones. Raises StateLost, StateAhead, StateCorrupt,
+    DependencyDown."""
+    from pipelines.state import snapshots
+    from pipelines.state.sweep import sweep
+
+    try:
+        kept = snapshots.take(settings)
+    except BadConfiguration:
+        return  # nothing was decided yet
+    log.info("states: %d records kept as snapshot %s", kept.records, kept.name)
+    swept = sweep(settings)
+    log.info("states: %d of %d records swept after a long silence", swept.swept, swept.records)
+
+
 def parity(settings: Settings, day: date) -> None:
     """Live features against the raw payments. Raises ParityBroken, which is then logged; DependencyDown."""
     from pipelines.parity.run import check, require

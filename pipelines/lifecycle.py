@@ -29,7 +29,7 @@ RETRY is tried again soon, any other, as what nobody foresaw, the next day."""
 
 # What is due at the first look of every UTC day, in this order.
 DAILY: tuple[DailyJob, ...] = (
-    rebuild_merchants, daily.parity, daily.reconcile, daily.retrain, daily.retention
+    rebuild_merchants, daily.keep_states, daily.parity, daily.reconcile, daily.retrain, daily.retention
 )  # fmt: skip
 
 

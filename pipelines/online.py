@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import redis
@@ -55,8 +56,13 @@ class Seed:
         row = cursor.fetchone()
         if row is None:
             return None
-        positions = {int(partition): int(until) for partition, until in row[0]["positions"].items()}
-        return cls(row[0]["data"], row[0]["history_sha256"], positions)
+        return cls.read(row[0])
+
+    @classmethod
+    def read(cls, told: dict[str, Any]) -> "Seed":
+        """From JSON, whose keys are texts."""
+        positions = {int(partition): int(until) for partition, until in told["positions"].items()}
+        return cls(told["data"], told["history_sha256"], positions)
 
     def stands(self, settings: Settings) -> bool:
         """Whether the data set's history is still the one that was folded."""
@@ -64,12 +70,18 @@ class Seed:
         return path.is_file() and _sha256(path) == self.history_sha256
 
 
-def note_seed(settings: Settings, name: str) -> None:
-    """Keep in the audit log that this data set's states are the live ones now: nothing else could tell. Raises
-    StoreUnavailable."""
+def note_seed(settings: Settings, name: str, positions: dict[int, int] | None = None) -> None:
+    """Keep in the audit log that this data set's states are the live ones now: nothing else could tell.
+
+    `positions` are the offsets the log goes on from, by partition: where nothing else is said, those the ledger has
+    come to. Raises StoreUnavailable.
+    """
     with connected(settings) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("SELECT kafka_partition, committed_until FROM ledger WHERE kafka_topic = %s", (settings.topic,))
-        positions = dict(cursor.fetchall())
+        if positions is None:
+            cursor.execute(
+                "SELECT kafka_partition, committed_until FROM ledger WHERE kafka_topic = %s", (settings.topic,)
+            )
+            positions = dict(cursor.fetchall())
         digest = _sha256(data_folder(settings, name) / "history.parquet")
         after = {"data": name, "history_sha256": digest, "positions": positions}
         audit(cursor, getpass.getuser(), SEEDED, settings.topic, None, after)

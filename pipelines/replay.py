@@ -180,13 +180,18 @@ def batches(folder: Path, name: str) -> Iterator[tuple[pa.RecordBatch, npt.NDArr
 def _ours(
     payments: pa.RecordBatch, arrivals: npt.NDArray[np.int64], currency: str, done: Replayed
 ) -> tuple[pa.RecordBatch, npt.NDArray[np.int64]]:
-    """The payments in the configured currency, which is also that of payments that name none."""
-    ours = pc.fill_null(pc.equal(payments.column("currency"), currency), True)
+    """The payments in the configured currency; the others are counted."""
+    ours = in_our_currency(payments, currency)
     other = payments.num_rows - pc.sum(ours).as_py()
     if not other:
         return payments, arrivals
     done.other_currency += other
     return payments.filter(ours), arrivals[ours.to_numpy(zero_copy_only=False)]
+
+
+def in_our_currency(payments: pa.RecordBatch, currency: str) -> pa.BooleanArray:
+    """Which are in the configured currency, which is also that of payments that name none: no other is folded."""
+    return pc.fill_null(pc.equal(payments.column("currency"), currency), True)
 
 
 def _count(flags: npt.NDArray[np.uint8], done: Replayed) -> npt.NDArray[np.bool_]:

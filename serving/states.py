@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from feature_repo import state
+from feature_repo import layouts, state
 from feature_repo.errors import StoreUnavailable
 from feature_repo.settings import Settings
 from feature_repo.state import States
@@ -41,9 +41,7 @@ class FeastStates:
         record = self._ask(user_id)
         if record is None:
             return state.empty(owner)
-        states = state.unpack([record]).copy()  # the kernel folds in place
-        state.check(states, owner)
-        return states
+        return layouts.read([record], owner)
 
     def _ask(self, user_id: str) -> bytes | None:
         """The user's record. A view Feast does not know is looked up anew: it may have been applied since."""

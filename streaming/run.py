@@ -36,9 +36,9 @@ def run(
     """
     with only_one(settings, "stream"):
         check_redis(settings)
-        warm()
         job = Job(settings, accepted, on_batch)
-        job.starting_offsets()  # refuse before Spark starts, which takes seconds
+        job.starting_offsets()  # refuse before anything that takes seconds: `vigil state rebuild` waits for the lock
+        warm()
         spark = session(settings, jars, master)
         try:
             query = start(spark, job, settings, until_caught_up=until_caught_up)

@@ -3,18 +3,22 @@
 All keys of a partition share one hash tag, so that the transaction of `save` also holds in Redis Cluster.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import redis
+from redis.client import Pipeline
 
-from feature_repo import state
-from feature_repo.errors import DependencyDown, Fenced, StateCorrupt
-from feature_repo.keys import fence_key, folded_key, state_keys
-from feature_repo.state import STATE_BYTES, STATE_DTYPE, States
+from feature_repo import layouts, state
+from feature_repo.errors import DependencyDown, Fenced
+from feature_repo.keys import fence_key, folded_key, state_key, state_keys, state_owner, states_pattern
+from feature_repo.state import STATE_BYTES, States
 
 KEYS_PER_COMMAND = 5_000  # 10 MB of records: a single larger command would block other clients too long
+KEYS_PER_SCAN = 1_000
 
 
 class StateStore:
@@ -67,18 +71,123 @@ class StateStore:
         written then, also when that happens while we write.
         """
         state.seal(states)
-        raw = memoryview(states.tobytes())
+        with self._fenced(partition, attempt) as pipe:
+            for records in _in_commands(state_keys(users, partition), states):
+                pipe.mset(records)
+            pipe.set(folded_key(partition), folded_until)
+
+    def replace(self, partition: int, attempt: str, users: list[str], states: States, folded_until: int) -> None:
+        """Put other records in the place of all of a partition's; sealed here, raises Fenced as `save` does.
+
+        Begins by deleting `folded_until` and ends by writing it: what is broken off between is STATE_LOST.
+        """
+        state.seal(states)
+        with self._fenced(partition, attempt) as pipe:
+            pipe.delete(folded_key(partition))
+        for keys in self._scan(states_pattern(partition)):
+            with self._fenced(partition, attempt) as pipe:
+                pipe.unlink(*keys)
+        for records in _in_commands(state_keys(users, partition), states):
+            with self._fenced(partition, attempt) as pipe:
+                pipe.mset(records)
+        with self._fenced(partition, attempt) as pipe:
+            pipe.set(folded_key(partition), folded_until)
+
+    def raw(self, partition: int, user: str) -> bytes | None:
+        """One record as it is stored, None where there is none."""
+        try:
+            return cast(bytes | None, self._redis.get(state_key(user, partition)))
+        except redis.RedisError as error:
+            raise self._down(error) from error
+
+    def records(self) -> Iterator[tuple[int, list[str], list[bytes]]]:
+        """Every record there is all the while, as it is when it is read: partition, users and raw records.
+
+        What comes or goes meanwhile may be among them or not; a record may come twice.
+        """
+        for keys in self._scan(states_pattern()):
+            try:
+                values = cast(list[bytes | None], self._redis.mget(keys))
+            except redis.RedisError as error:
+                raise self._down(error) from error
+            found: dict[int, tuple[list[str], list[bytes]]] = {}
+            for key, value in zip(keys, values, strict=True):
+                if value is not None:
+                    partition, user = state_owner(key)
+                    users, records = found.setdefault(partition, ([], []))
+                    users.append(user)
+                    records.append(value)
+            for partition, (users, records) in found.items():
+                yield partition, users, records
+
+    def sizes(self) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+        """Bytes of every record, in pieces of one partition each."""
+        for keys in self._scan(states_pattern()):
+            try:
+                pipe = self._redis.pipeline(transaction=False)
+                for key in keys:
+                    pipe.strlen(key)
+                lengths = np.array(pipe.execute(), np.int64)
+            except redis.RedisError as error:
+                raise self._down(error) from error
+            partitions = np.array([state_owner(key)[0] for key in keys])
+            for partition in np.unique(partitions).tolist():
+                yield partition, lengths[partitions == partition]
+
+    def forget(self, partition: int, users: list[str], values: list[bytes]) -> int:
+        """Delete records that are still what was read before; returns how many.
+
+        Where one of them is written at this very moment all stay, for another time.
+        """
         keys = state_keys(users, partition)
+        try:
+            with self._redis.pipeline(transaction=True) as pipe:
+                pipe.watch(*keys)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+                now = cast(list[bytes | None], pipe.mget(keys))
+                same = [key for key, value, read in zip(keys, now, values, strict=True) if value == read]
+                pipe.multi()
+                if same:
+                    pipe.unlink(*same)
+                pipe.execute()
+                return len(same)
+        except redis.WatchError:
+            return 0
+        except redis.RedisError as error:
+            raise self._down(error) from error
+
+    def memory(self) -> int:
+        """Bytes Redis uses for everything it holds."""
+        try:
+            return int(cast(dict[str, int], self._redis.info("memory"))["used_memory"])
+        except redis.RedisError as error:
+            raise self._down(error) from error
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def _scan(self, pattern: bytes) -> Iterator[list[bytes]]:
+        """Keys in pieces of about KEYS_PER_SCAN; Redis answers others between two of them."""
+        cursor = 0
+        while True:
+            try:
+                cursor, keys = cast(tuple[int, list[bytes]], self._redis.scan(cursor, pattern, KEYS_PER_SCAN))
+            except redis.RedisError as error:
+                raise self._down(error) from error
+            if keys:
+                yield keys
+            if not cursor:
+                return
+
+    @contextmanager
+    def _fenced(self, partition: int, attempt: str) -> Iterator[Pipeline]:
+        """A transaction that runs as the block ends, and only while the fence is ours. Raises Fenced."""
         try:
             with self._redis.pipeline(transaction=True) as pipe:
                 pipe.watch(fence_key(partition))  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
                 if pipe.get(fence_key(partition)) != attempt.encode():
                     raise Fenced(partition)
                 pipe.multi()
-                for start in range(0, len(keys), KEYS_PER_COMMAND):
-                    stop = min(start + KEYS_PER_COMMAND, len(keys))
-                    pipe.mset({keys[i]: raw[i * STATE_BYTES : (i + 1) * STATE_BYTES] for i in range(start, stop)})
-                pipe.set(folded_key(partition), folded_until)
+                yield pipe
                 pipe.execute()
         except redis.WatchError as error:
             raise Fenced(partition) from error
@@ -89,15 +198,18 @@ class StateStore:
         return DependencyDown("Redis", self._url.split("@")[-1].removeprefix("redis://"), str(error))
 
 
+def _in_commands(keys: list[bytes], states: States) -> Iterator[dict[bytes, memoryview]]:
+    """Sealed records by key, in pieces of one command each."""
+    for start in range(0, len(keys), KEYS_PER_COMMAND):
+        some = keys[start : start + KEYS_PER_COMMAND]
+        raw = memoryview(states[start : start + len(some)].tobytes())
+        yield {key: raw[i * STATE_BYTES : (i + 1) * STATE_BYTES] for i, key in enumerate(some)}
+
+
 def assemble(found: list[bytes | None], hashes: npt.NDArray[np.uint64]) -> States:
     """Records read from Redis as one array: checked where found, fresh where missing."""
     states = state.empty(hashes)
     present = np.array([record is not None for record in found], np.bool_)
     if present.any():
-        records = [record for record in found if record is not None]
-        if any(len(record) != STATE_BYTES for record in records):
-            raise StateCorrupt(f"a state record is not {STATE_BYTES} bytes long")
-        loaded = np.frombuffer(bytearray().join(records), STATE_DTYPE)
-        state.check(loaded, hashes[present])
-        states[present] = loaded
+        states[present] = layouts.read([record for record in found if record is not None], hashes[present])
     return states

@@ -14,9 +14,10 @@ from pipelines.commands import (
     model,
     operate,
     stack,
+    state,
     stream,
 )
 
 AREAS: tuple[ModuleType, ...] = (
-    stack, data, demo, features, model, challenger, drift, live, lifecycle, stream, operate, bench
+    stack, data, demo, features, model, challenger, drift, live, lifecycle, stream, state, operate, bench
 )  # fmt: skip

@@ -20,6 +20,7 @@ from feature_repo.parser import parse
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Hashes, MerchantLookup, Snapshot, Stats, no_snapshot
 from feature_repo.state import States
+from pipelines.replay import in_our_currency
 from streaming.publish import parse_options
 
 Place = tuple[int, int]  # partition and offset
@@ -91,7 +92,7 @@ class Recomputation:
         """Payments of a history in order of arrival, as `vigil replay --online` folded them."""
         payments = payments.filter(pc.is_in(payments.column("user_id"), self._users))
         self.seeded.update(pc.unique(payments.column("user_id")).to_pylist())
-        self._fold(payments.filter(self._ours(payments)), no_snapshot)
+        self._fold(payments.filter(in_our_currency(payments, self._settings.currency)), no_snapshot)
 
     def take(
         self, partition: int, offsets: npt.NDArray[np.int64], values: pa.Array, ingested: npt.NDArray[np.int64]
@@ -101,7 +102,7 @@ class Recomputation:
         users = parsed.payments.column("user_id")
         belongs = partitions_of(users, self._settings.partitions, murmur2=self._settings.murmur2)
         mine = pc.and_(pc.is_in(users, self._users), pa.array(belongs == partition))
-        mine = pc.and_(mine, self._ours(parsed.payments))
+        mine = pc.and_(mine, in_our_currency(parsed.payments, self._settings.currency))
         payments, offsets = parsed.payments.filter(mine), offsets[parsed.rows[mine.to_numpy(zero_copy_only=False)]]
         wanted = [self._sample.get((partition, offset)) for offset in offsets.tolist()]
         features, flags = self._fold(payments, self._merchants(wanted))
@@ -113,10 +114,6 @@ class Recomputation:
         """Which of these, of the sample, differ."""
         found = (compared(one, self._found.get(one.place)) for one in checked)
         return [mismatch for mismatch in found if mismatch is not None]
-
-    def _ours(self, payments: pa.RecordBatch) -> pa.BooleanArray:
-        """In the configured currency, which is also that of payments that name none: no other is folded."""
-        return pc.fill_null(pc.equal(payments.column("currency"), self._settings.currency), True)
 
     def _merchants(self, wanted: Sequence[Logged | None]) -> MerchantLookup:
         """Each sampled payment's merchant in the snapshot its decision names; of the others nothing is asked."""

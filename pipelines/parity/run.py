@@ -99,7 +99,8 @@ def _drawn(
     """Decisions at offsets drawn from all that are decided and still in the log, those with features."""
     cursor.execute("SELECT kafka_partition, committed_until FROM ledger WHERE kafka_topic = %s", (settings.topic,))
     decided = dict(cursor.fetchall())
-    first = {partition: max(_start(seeded, partition), oldest) for partition, (oldest, _) in log.kept(settings).items()}
+    kept = log.kept(settings).items()
+    first = {partition: max(_start(seeded, partition), oldest) for partition, (oldest, _) in kept}
     spans = {partition: until - first.get(partition, 0) for partition, until in decided.items()}
     total = sum(span for span in spans.values() if span > 0)
     if not total:
@@ -142,7 +143,7 @@ def _checked(settings: Settings, cursor: Cursor, seeded: Seed | None, drawn: lis
     read = 0
     for partition in {one.partition for one in drawn}:
         last = max(one.offset for one in drawn if one.partition == partition)
-        for offsets, values, ingested in log.read(settings, partition, _start(seeded, partition), last):
+        for offsets, values, ingested in log.records(settings, partition, _start(seeded, partition), last + 1):
             again.take(partition, offsets, values, ingested)
             read += len(offsets)
     gone = _not_retained(settings, cursor, seeded, drawn)  # after reading: what was deleted meanwhile counts too
@@ -164,13 +165,13 @@ def _checked(settings: Settings, cursor: Cursor, seeded: Seed | None, drawn: lis
 def _not_retained(settings: Settings, cursor: Cursor, seeded: Seed | None, drawn: list[Logged]) -> set[str]:
     """Users of whom a payment was decided whose record Kafka has deleted since."""
     gone: set[str] = set()
-    for partition, (kept, _) in log.kept(settings).items():
+    for partition, (oldest, _) in log.kept(settings).items():
         users = sorted({one.user_id for one in drawn if one.partition == partition})
-        if users and kept > _start(seeded, partition):
+        if users and oldest > _start(seeded, partition):
             cursor.execute(
                 "SELECT DISTINCT user_id FROM decisions WHERE user_id = ANY(%s) AND kafka_topic = %s"
                 " AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s",
-                (users, settings.topic, partition, _start(seeded, partition), kept),
+                (users, settings.topic, partition, _start(seeded, partition), oldest),
             )
             gone.update(user for (user,) in cursor)
     return gone

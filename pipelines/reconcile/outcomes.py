@@ -234,7 +234,7 @@ class _Records:
     def __init__(self, settings: Settings, place: Place, at: int) -> None:
         self._until = max(at, place.low)
         self._end = place.high
-        self._pieces = log.read(settings, place.number, max(at, place.low), place.high - 1)
+        self._pieces = log.records(settings, place.number, max(at, place.low), place.high)
         self._held: Offsets = np.empty(0, np.int64)
 
     def until(self, high: int) -> Offsets:

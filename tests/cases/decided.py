@@ -1,6 +1,6 @@
 """A topic of a test's own on the real Kafka, decided by the nine steps into the real PostgreSQL, in this process.
 
-User states and published messages stay in memory, where a test can reach them; Spark and the model service are not
+User states stay in memory unless a store is given, published messages do; Spark and the model service are not
 needed for what a decision row holds.
 """
 
@@ -21,6 +21,7 @@ from streaming.ledger import Ledger
 from streaming.partition import Road, Taken
 from streaming.records import Records
 from streaming.scoring import Pin, Pins
+from streaming.states import StateStore
 from tests.unit.road_fakes import PIN, FakeChallenger, FakePublisher, FakeStates, score_by_amount
 
 PARTITIONS = 2
@@ -29,12 +30,12 @@ PARTITIONS = 2
 class Stream:
     """Payments in by `send`, decided by `decide`."""
 
-    def __init__(self, stack: Settings) -> None:
+    def __init__(self, stack: Settings, states: FakeStates | StateStore | None = None) -> None:
         name = f"payments-{uuid.uuid4().hex[:8]}"
         self.settings = stack.model_copy(update={"topic": name, "partitions": PARTITIONS})
         self.admin = AdminClient({"bootstrap.servers": stack.kafka_bootstrap})
         self.admin.create_topics([NewTopic(name, PARTITIONS, 1)])[name].result(30)
-        self.states = FakeStates()
+        self.states = FakeStates() if states is None else states
         self.ledger = Ledger(stack.postgres_dsn, name)
         self.road = Road(
             self.settings,
@@ -53,9 +54,13 @@ class Stream:
             producer.produce(self.settings.topic, json.dumps(one), partition=partition)
         assert producer.flush(30) == 0
 
+    def starts(self) -> dict[int, int]:
+        """Where the stream goes on, by partition."""
+        return self.ledger.positions()
+
     def decide(self, merchants: Snapshot | None = None, pin: Pin | None = PIN) -> list[Taken]:
         """Everything not decided yet, a range per partition."""
-        done = self.ledger.positions()
+        done = self.starts()
         ends = log_ends(self.settings, self.settings.topic)
         taken = []
         for partition, end in ends.items():

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo import kernel, settings, state
+from feature_repo import kernel, layouts, settings, state
 from feature_repo.errors import BadConfiguration, DataInvalid
 from feature_repo.features import NAMES
 from feature_repo.hashing import hash_texts
@@ -103,8 +103,7 @@ def test_states_file_has_the_sealed_records_outside_kafka(write: Write) -> None:
     state.seal(log.states)
     table = read(home, "states")
     users = hash_texts(table["user_id"].combine_chunks(), "user_id")
-    records = state.unpack(table["state"].to_pylist())
-    state.check(records, users)
+    records = layouts.read(table["state"].to_pylist(), users)
     expected = {record["user"]: record.tobytes() for record in log.states}
     assert {record["user"]: record.tobytes() for record in records} == expected
     assert (records["partition"] == -1).all()
