@@ -4,7 +4,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -12,8 +12,10 @@ from threading import Event
 import redis
 
 from feature_repo.errors import AlreadyRunning, BadConfiguration, DependencyDown
+from feature_repo.exposition import served
 from feature_repo.settings import Settings
-from streaming.job import Batch, Job, session, start
+from streaming.job import Job, session, start
+from streaming.metrics import StreamMetrics, watching
 from streaming.warm import warm
 
 log = logging.getLogger(__name__)
@@ -29,26 +31,27 @@ def run(
     master: str = "local[*]",
     until_caught_up: bool = False,
     accepted: frozenset[tuple[int, int, int]] = frozenset(),
-    on_batch: Callable[[Batch], None] | None = None,
 ) -> None:
     """Run the job until `stop` is set or, with `until_caught_up`, it has read what the topic holds now.
 
     Stops between batches. Raises what stopped it otherwise: LedgerMoved, Fenced, StateLost, StateAhead,
     SchemaBreak, DependencyDown at the start, AlreadyRunning.
     """
-    with only_one(settings):
+    with only_one(settings), served(settings.bind, settings.stream_metrics_port) as registry:
         check_redis(settings)
         warm()
-        job = Job(settings, accepted, on_batch)
+        metrics = StreamMetrics(registry)
+        job = Job(settings, metrics, accepted)
         job.starting_offsets()  # refuse before Spark starts, which takes seconds
         spark = session(settings, jars, master)
         try:
             query = start(spark, job, settings, until_caught_up=until_caught_up)
-            while query.isActive:
-                if stop.is_set():
-                    with job.busy:
-                        query.stop()
-                time.sleep(POLL_S)
+            with watching(settings, metrics):
+                while query.isActive:
+                    if stop.is_set():
+                        with job.busy:
+                            query.stop()
+                    time.sleep(POLL_S)
             if job.stopped_by:
                 raise job.stopped_by
             failure = query.exception()

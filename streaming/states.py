@@ -3,7 +3,7 @@
 All keys of a partition share one hash tag, so that the transaction of `save` also holds in Redis Cluster.
 """
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,14 @@ from feature_repo.keys import fence_key, folded_key, state_keys
 from feature_repo.state import STATE_BYTES, STATE_DTYPE, States
 
 KEYS_PER_COMMAND = 5_000  # 10 MB of records: a single larger command would block other clients too long
+
+
+class Size(NamedTuple):
+    """Of the whole store, in keys and bytes; `limit` is where it refuses to grow, 0 for never."""
+
+    keys: int
+    bytes: int
+    limit: int
 
 
 class StateStore:
@@ -82,6 +90,14 @@ class StateStore:
                 pipe.execute()
         except redis.WatchError as error:
             raise Fenced(partition) from error
+        except redis.RedisError as error:
+            raise self._down(error) from error
+
+    def size(self) -> Size:
+        """Costs nothing: Redis counts as it goes."""
+        try:
+            memory = cast(dict[str, int], self._redis.info("memory"))
+            return Size(int(cast(int, self._redis.dbsize())), memory["used_memory"], memory["maxmemory"])
         except redis.RedisError as error:
             raise self._down(error) from error
 

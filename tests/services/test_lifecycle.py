@@ -17,11 +17,13 @@ import httpx
 import psycopg2
 import pytest
 from confluent_kafka import Producer
+from prometheus_client import CollectorRegistry
 
 from api.app import create_app
 from feature_repo.errors import BadConfiguration, DependencyDown, PromotionRefused
 from feature_repo.settings import Settings
 from pipelines import labels, lifecycle, requests
+from pipelines.metrics import LifecycleMetrics
 from pipelines.promote import ask, promote, rollback, work
 from pipelines.requests import ROLLBACK, THRESHOLD, Asked
 from pipelines.versions import Versions
@@ -59,7 +61,7 @@ def rows(settings: Settings, statement: str, *values: Any) -> list[tuple[Any, ..
 def worker(settings: Settings) -> Iterator[None]:
     """A lifecycle worker without daily jobs in this process, known to others once it runs."""
     stop = threading.Event()
-    thread = threading.Thread(target=lifecycle.run, args=(settings, stop, ()))
+    thread = threading.Thread(target=lifecycle.run, args=(settings, stop, LifecycleMetrics(CollectorRegistry()), ()))
     thread.start()
     try:
         with requests.connected(settings) as connection:
