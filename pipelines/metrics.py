@@ -25,8 +25,8 @@ class LifecycleMetrics:
             return Gauge(f"vigil_{name}", what, labels, registry=registry)
 
         self._requests = counter("lifecycle_requests", "requests seen through, by outcome", "action", "outcome")
-        self._jobs = counter("lifecycle_jobs", "daily jobs tried, by outcome", "job", "outcome")
-        self._succeeded = gauge("lifecycle_job_success_timestamp_seconds", "when a daily job last succeeded", "job")
+        self._jobs = counter("lifecycle_jobs", "daily jobs tried, by outcome", "task", "outcome")
+        self._succeeded = gauge("lifecycle_job_success_timestamp_seconds", "when a daily job last succeeded", "task")
         self._labels = counter("labels_taken", "labels taken in from their topic; one sent again counts again")
         self._refused = counter("labels_refused", "messages of that topic that are no label")
         self._labelled = gauge("labels_timestamp_seconds", "when labels were last taken in")

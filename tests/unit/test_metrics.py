@@ -30,7 +30,15 @@ def registry() -> CollectorRegistry:
 
 def test_a_range_is_counted_by_what_became_of_its_records(registry: CollectorRegistry) -> None:
     metrics = StreamMetrics(registry)
-    values = [payment(30), b"{", None, payment(30), payment(2), payment(3, currency="EUR"), payment(40, amount=5_000.0)]
+    values = [
+        payment(30),
+        b"{",
+        None,
+        payment(30),
+        payment(2),
+        payment(3, currency="EUR"),
+        payment(40, amount=20_000.0),
+    ]
     taken = TaskResult.done(World().take(values))
     row = taken.to_arrow().to_pylist()[0]
     assert (dict(row["unscored"]), row["late"], row["flagged"]) == (taken.unscored, taken.late, taken.flagged)
@@ -106,10 +114,10 @@ def test_parity_that_checked_nothing_shows_no_rate(registry: CollectorRegistry) 
 def test_a_failed_job_has_no_time_of_success(registry: CollectorRegistry) -> None:
     metrics = LifecycleMetrics(registry)
     metrics.job("parity", FAILED)
-    assert registry.get_sample_value("vigil_lifecycle_jobs_total", {"job": "parity", "outcome": FAILED}) == 1
-    assert registry.get_sample_value("vigil_lifecycle_job_success_timestamp_seconds", {"job": "parity"}) is None
+    assert registry.get_sample_value("vigil_lifecycle_jobs_total", {"task": "parity", "outcome": FAILED}) == 1
+    assert registry.get_sample_value("vigil_lifecycle_job_success_timestamp_seconds", {"task": "parity"}) is None
     metrics.job("parity", DONE)
-    assert registry.get_sample_value("vigil_lifecycle_job_success_timestamp_seconds", {"job": "parity"})
+    assert registry.get_sample_value("vigil_lifecycle_job_success_timestamp_seconds", {"task": "parity"})
 
 
 def test_metrics_are_served_until_the_block_ends_and_a_taken_port_is_named() -> None:
