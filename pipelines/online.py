@@ -2,9 +2,10 @@
 
 import getpass
 import hashlib
-from contextlib import closing
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 
 import pyarrow as pa
@@ -112,7 +113,8 @@ def publish_merchants(settings: Settings, name: str, snapshot: Snapshot) -> None
     effective = datetime.fromtimestamp(snapshot.effective_at / 1e6, UTC)
     feast = definitions.apply(settings, name)
     if len(snapshot.merchants):
-        feast.materialize(effective - timedelta(seconds=1), effective, feature_views=[definitions.MERCHANT_VIEW])
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # it prints its progress, bar included
+            feast.materialize(effective - timedelta(seconds=1), effective, feature_views=[definitions.MERCHANT_VIEW])
     VigilOnlineStore().keep_only(feast.config, feast.get_feature_view(definitions.MERCHANT_VIEW), effective)
     with closing(SnapshotStore(settings.redis_url)) as store:
         store.publish(snapshot)
