@@ -33,6 +33,11 @@ class Settings(BaseSettings):
     serving_url: str = Field("http://127.0.0.1:3000", description="BentoML service")
     api_url: str = Field("http://127.0.0.1:8000", description="query service")
     spark_ui_port: int = Field(4040, description="Spark's own page, on loopback")
+    stream_metrics_port: int = Field(9464, ge=1, le=65_535, description="where the stream shows its metrics")
+    indexer_metrics_port: int = Field(9465, ge=1, le=65_535, description="where the indexer shows its metrics")
+    lifecycle_metrics_port: int = Field(
+        9466, ge=1, le=65_535, description="where the lifecycle worker shows its metrics"
+    )
 
     topic: str = Field("transactions", description="payments in")
     partitions: int = Field(4, ge=1, description="partitions of the payments topic; local stack: one per core")

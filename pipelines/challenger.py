@@ -10,6 +10,7 @@ from feature_repo.errors import BadConfiguration
 from feature_repo.settings import Settings
 from pipelines import requests
 from pipelines.promote import require_sound
+from pipelines.requests import Cursor, Request
 from pipelines.versions import CHALLENGER, CHAMPION, Versions
 
 
@@ -42,21 +43,47 @@ def unset_challenger(settings: Settings, actor: str) -> Challenge:
     return _move(settings, Versions(settings), None, actor)
 
 
+def answer(settings: Settings, versions: Versions, cursor: Cursor, request: Request) -> None:
+    """Do what a request asks, in the transaction that holds it. Raises what `set_challenger` does."""
+    version = None if request.version is None else versions.resolve(request.version)
+    if version is not None:
+        require_sound(versions, version)
+    done = _moved(settings, versions, cursor, version, request.actor, request)
+    outcome = requests.MOVED if done.changed else requests.UNCHANGED
+    requests.finish(cursor, request.id, outcome, version=version, aliases_after=versions.aliases())
+
+
 def _move(settings: Settings, versions: Versions, version: str | None, actor: str) -> Challenge:
-    """The alias after its audit row, one mover of any alias at a time."""
     with requests.connected(settings) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (requests.MOVE_LOCK,))
-        aliases = versions.aliases()
-        before = aliases.pop(CHALLENGER, None)
-        if version is not None and version == aliases.get(CHAMPION):
-            raise BadConfiguration(f"version {version} is the champion: it cannot challenge itself")
-        if version == before:
-            return Challenge(version, before, changed=False)
-        was = aliases | ({CHALLENGER: before} if before else {})
-        now = aliases | ({CHALLENGER: version} if version else {})
-        requests.audit(cursor, actor, CHALLENGER, settings.model_name, was, now)
-        if version is None:
-            versions.clear(CHALLENGER)
-        else:
-            versions.point(CHALLENGER, version)
+        return _moved(settings, versions, cursor, version, actor)
+
+
+def _moved(
+    settings: Settings,
+    versions: Versions,
+    cursor: Cursor,
+    version: str | None,
+    actor: str,
+    request: Request | None = None,
+) -> Challenge:
+    """The alias after its audit row, one mover of any alias at a time.
+
+    Where an earlier try of the request moved the alias and died before its audit row was kept, it is written now.
+    """
+    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (requests.MOVE_LOCK,))
+    aliases = versions.aliases()
+    before = aliases.pop(CHALLENGER, None)
+    if version is not None and version == aliases.get(CHAMPION):
+        raise BadConfiguration(f"version {version} is the champion: it cannot challenge itself")
+    if version == before and request is not None and request.tries > 1 and request.aliases_before is not None:
+        before = request.aliases_before.get(CHALLENGER)
+    if version == before:
+        return Challenge(version, before, changed=False)
+    was = aliases | ({CHALLENGER: before} if before else {})
+    now = aliases | ({CHALLENGER: version} if version else {})
+    requests.audit(cursor, actor, CHALLENGER, settings.model_name, was, now, request.id if request else None)
+    if version is None:
+        versions.clear(CHALLENGER)
+    else:
+        versions.point(CHALLENGER, version)
     return Challenge(version, before, changed=True)

@@ -6,9 +6,11 @@ from datetime import UTC, date, datetime, timedelta
 from feature_repo.errors import BadConfiguration
 from feature_repo.settings import Settings
 from pipelines import requests
+from pipelines.metrics import LifecycleMetrics
 
 WEEK = timedelta(days=7)
 RETRAIN_LOCK = 0x56475254  # "VGRT"
+WATCHED = "watched"  # the data set whose drift is looked at
 OFF, WEEKLY = "off", "weekly"  # of VIGIL_RETRAIN; the third is drift
 
 log = logging.getLogger("vigil.lifecycle")
@@ -29,16 +31,45 @@ def keep_states(settings: Settings, day: date) -> None:
     log.info("states: %d of %d records swept after a long silence", swept.swept, swept.records)
 
 
-def parity(settings: Settings, day: date) -> None:
-    """Live features against the raw payments. Raises ParityBroken, which is then logged; DependencyDown."""
-    from pipelines.parity.run import check, require
+class Checks:
+    """What is looked at each day, as numbers people can be woken by."""
 
-    try:
-        found = check(settings)
-    except BadConfiguration:
-        return  # nothing was decided yet
-    log.info("parity: %d decisions recomputed, %d not to be checked", found.checked, sum(found.unchecked.values()))
-    require(found)
+    def __init__(self, metrics: LifecycleMetrics) -> None:
+        self._metrics = metrics
+
+    def parity(self, settings: Settings, day: date) -> None:
+        """Live features against the raw payments. Raises ParityBroken, which is then logged; DependencyDown."""
+        from pipelines.parity.run import check, require
+
+        try:
+            found = check(settings)
+        except BadConfiguration:
+            return  # nothing was decided yet
+        log.info("parity: %d decisions recomputed, %d not to be checked", found.checked, sum(found.unchecked.values()))
+        self._metrics.parity(found)
+        require(found)
+
+    def drift(self, settings: Settings, day: date) -> None:
+        """The champion on what was decided after its training, up to yesterday. Raises DependencyDown.
+
+        The decisions are exported to a data set of their own, so that nobody's `live` is replaced under their hands.
+        """
+        from pipelines.drift.run import watch
+        from pipelines.live import export
+        from pipelines.versions import CHAMPION, Versions
+
+        versions = Versions(settings)
+        try:
+            version = versions.resolve(CHAMPION)
+            manifest = versions.load(version).manifest
+            first, last = manifest.last_day + timedelta(days=1), day - timedelta(days=1)
+            export(settings, WATCHED, first, last)
+            found = watch(settings, version, WATCHED, first, last, datetime.now(UTC)).drift
+        except BadConfiguration as nothing:
+            log.info("drift: nothing to judge: %s", nothing)
+            return
+        log.info("drift: version %s, %d days, %d alarms", version, len(found.days), len(found.alarms))
+        self._metrics.drift(version, found)
 
 
 def reconcile(settings: Settings, day: date) -> None:

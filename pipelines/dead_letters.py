@@ -23,8 +23,7 @@ from feature_repo.transaction import rfc3339
 from pipelines import log, requests
 from pipelines.live import reading
 from streaming.decisions import decision_id
-from streaming.partition import parse_options
-from streaming.publish import ORIGIN_HEADER
+from streaming.publish import ORIGIN_HEADER, parse_options
 from streaming.records import REKEYED
 
 REPLAYED = "replay_dead_letter"  # in the audit log

@@ -28,7 +28,7 @@ from pipelines.replay import replay
 from pipelines.simulator import folder as simulator
 from pipelines.simulator import world as worlds
 from pipelines.simulator.world import Options
-from pipelines.sources import from_people
+from pipelines.sources import from_people, reports
 from serving.client import ModelClient
 from training import recipes
 from training.registration import register
@@ -66,6 +66,7 @@ class Summary:
     flagged: int
     unscored: int
     duplicates: int
+    labels_in: int
     dead_letters: dict[str, int]
     in_elasticsearch: int
     model_version: str
@@ -191,6 +192,7 @@ class Demo:
             rate=self._scale.rate,
             count=int(self._scale.rate * self._scale.seconds),
             defects=self._scale.defects,
+            labels=reports(self._settings, self._settings.data, SystemClock()),
             progress=lambda sent: self._say("", f"{sent:,} sent"),
         )
 
@@ -205,6 +207,7 @@ class Demo:
             flagged=counts.flagged,
             unscored=counts.by_outcome.get("unscored", 0),
             duplicates=counts.by_outcome.get("duplicate", 0),
+            labels_in=produced.labels,
             dead_letters=counts.dead_letters,
             in_elasticsearch=road.documents(settings),
             model_version=", ".join(counts.versions),

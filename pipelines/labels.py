@@ -7,7 +7,7 @@ import hashlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -47,8 +47,13 @@ DEAD_LETTER = """INSERT INTO dead_letters (kafka_topic, kafka_partition, kafka_o
     payload_bytes, payload_sha256, ingested_at, processed_at) VALUES %s ON CONFLICT DO NOTHING"""
 
 
-def consume(settings: Settings, stop: threading.Event, group: str = GROUP) -> None:
-    """Until `stop` is set. With Kafka or PostgreSQL away it waits; nothing is skipped."""
+def consume(
+    settings: Settings, stop: threading.Event, group: str = GROUP, told: Callable[[int, int], None] = lambda *_: None
+) -> None:
+    """Until `stop` is set. With Kafka or PostgreSQL away it waits; nothing is skipped.
+
+    `told` hears how many labels were taken and refused each time.
+    """
     consumer = Consumer(
         {
             "bootstrap.servers": settings.kafka_bootstrap,
@@ -63,7 +68,9 @@ def consume(settings: Settings, stop: threading.Event, group: str = GROUP) -> No
         consumer.subscribe([TOPIC])
         while not stop.is_set():
             messages = _sound(consumer.consume(MESSAGES, LINGER_S), settings)
-            if messages and _kept(settings, messages, stop):
+            kept = _kept(settings, messages, stop) if messages else None
+            if kept is not None:
+                told(*kept)
                 _commit(consumer, messages)
 
 
@@ -81,18 +88,18 @@ def _sound(messages: Sequence[Message], settings: Settings) -> list[Message]:
     return found
 
 
-def _kept(settings: Settings, messages: Sequence[Message], stop: threading.Event) -> bool:
-    """Blocks until all are in PostgreSQL, through an outage too. False: stopped before that."""
+def _kept(settings: Settings, messages: Sequence[Message], stop: threading.Event) -> tuple[int, int] | None:
+    """Blocks until all are in PostgreSQL, through an outage too: taken and refused. None: stopped before that."""
     while True:
         try:
             with requests.connected(settings) as connection:
                 taken, refused = take(connection, messages, datetime.now(UTC), settings.future_tolerance_s)
             log.info("%d labels taken, %d refused", taken, refused)
-            return True
+            return taken, refused
         except StoreUnavailable as error:
             log.warning("labels wait: %s", error)
             if stop.wait(PAUSE_S):
-                return False
+                return None
 
 
 def take(connection: Connection, messages: Sequence[Message], now: datetime, ahead_s: float) -> tuple[int, int]:

@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from functools import partial
 
 from feature_repo.errors import Family, StoreUnavailable, VigilError
 from feature_repo.settings import Settings
 from pipelines import daily, labels, requests
+from pipelines.metrics import DONE, FAILED, WAITS, LifecycleMetrics
 from pipelines.promote import work
 from pipelines.rebuild import rebuild_merchants
 from pipelines.requests import Connection
@@ -26,26 +28,37 @@ AGAIN_S = 30.0  # before a daily job that found a server away is tried again
 DailyJob = Callable[[Settings, date], None]
 """Called with the UTC day that began. May block for minutes. May raise a VigilError, which is logged; one of family
 RETRY is tried again soon, any other, as what nobody foresaw, the next day."""
-
-# What is due at the first look of every UTC day, in this order.
-DAILY: tuple[DailyJob, ...] = (
-    rebuild_merchants, daily.keep_states, daily.parity, daily.reconcile, daily.retrain, daily.retention
-)  # fmt: skip
+Told = Callable[[str, str], None]
+"""Called with what was done (a daily job, an action that was asked for) and what became of it."""
 
 
-def run(settings: Settings, stop: threading.Event, daily: tuple[DailyJob, ...] = DAILY) -> None:
+def daily_jobs(metrics: LifecycleMetrics) -> tuple[DailyJob, ...]:
+    """What is due at the first look of every UTC day, in this order."""
+    checks = daily.Checks(metrics)
+    return (
+        rebuild_merchants, daily.keep_states, checks.parity, daily.reconcile, checks.drift, daily.retrain,
+        daily.retention,
+    )  # fmt: skip
+
+
+def run(
+    settings: Settings, stop: threading.Event, metrics: LifecycleMetrics, jobs: tuple[DailyJob, ...] | None = None
+) -> None:
     """Until `stop` is set; the request in hand is finished first. With PostgreSQL or Kafka away it waits.
 
-    Raises what nobody foresaw, from whichever part: the supervisor then starts all of it again.
+    `jobs` are what is due daily, by default `daily_jobs`. Raises what nobody foresaw, from whichever part: the
+    supervisor then starts all of it again.
     """
     failures: list[BaseException] = []
+    days = Days(daily_jobs(metrics) if jobs is None else jobs, told=metrics.job)
+    consume = partial(labels.consume, told=metrics.labels)
     parts = (
-        threading.Thread(target=_guarded, args=(labels.consume, settings, stop, failures), name="labels"),
-        threading.Thread(target=_guarded, args=(Days(daily).run, settings, stop, failures), name="daily"),
+        threading.Thread(target=_guarded, args=(consume, settings, stop, failures), name="labels"),
+        threading.Thread(target=_guarded, args=(days.run, settings, stop, failures), name="daily"),
     )
     for part in parts:
         part.start()
-    _guarded(_requests, settings, stop, failures)
+    _guarded(partial(_requests, told=metrics.request), settings, stop, failures)
     for part in parts:
         part.join()
     if failures:
@@ -66,17 +79,17 @@ def _guarded(
         stop.set()
 
 
-def _requests(settings: Settings, stop: threading.Event) -> None:
+def _requests(settings: Settings, stop: threading.Event, told: Told) -> None:
     while not stop.is_set():
         try:
             with requests.connected(settings) as connection:
-                _answer_requests(settings, connection, stop)
+                _answer_requests(settings, connection, stop, told)
         except StoreUnavailable as error:
             log.warning("requests wait: %s", error)
             stop.wait(PAUSE_S)
 
 
-def _answer_requests(settings: Settings, connection: Connection, stop: threading.Event) -> None:
+def _answer_requests(settings: Settings, connection: Connection, stop: threading.Event, told: Told) -> None:
     """One after the other, oldest first, for as long as the connection holds."""
     requests.announce_worker(connection, settings.model_name)
     while not stop.is_set():
@@ -86,7 +99,10 @@ def _answer_requests(settings: Settings, connection: Connection, stop: threading
         else:
             log.info("request %d begins", request_id)
             work(settings, connection, request_id)
-            log.info("request %d: %s", request_id, requests.read(connection, request_id).outcome)
+            done = requests.read(connection, request_id)
+            log.info("request %d: %s", request_id, done.outcome)
+            if done.outcome is not None:
+                told(done.action, done.outcome)
 
 
 class Days:
@@ -97,10 +113,12 @@ class Days:
         jobs: tuple[DailyJob, ...],
         today: Callable[[], date] = lambda: datetime.now(UTC).date(),
         clock: Callable[[], float] = time.monotonic,
+        told: Told = lambda *_: None,
     ) -> None:
         self._jobs = jobs
         self._today = today
         self._clock = clock
+        self._told = told
         self._done: dict[DailyJob, date] = {}
         self._not_before: dict[DailyJob, float] = {}
         self._said: dict[DailyJob, str] = {}
@@ -124,11 +142,14 @@ class Days:
             job(settings, day)
             self._done[job] = day
             self._said.pop(job, None)
+            self._told(job.__name__, DONE)
         except VigilError as error:
-            if error.family is Family.RETRY:
+            waits = error.family is Family.RETRY
+            if waits:
                 self._not_before[job] = self._clock() + AGAIN_S
             else:
                 self._done[job] = day
+            self._told(job.__name__, WAITS if waits else FAILED)
             said = f"{error.code}: {error}"
             if self._said.get(job) != said:  # once, however long the server is away
                 log.warning("daily job %s: %s", job.__name__, said)
@@ -136,3 +157,4 @@ class Days:
         except Exception:  # requests and labels go on
             log.exception("daily job %s", job.__name__)
             self._done[job] = day
+            self._told(job.__name__, FAILED)

@@ -3,9 +3,10 @@
 import getpass
 import hashlib
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ def publish_merchants(settings: Settings, name: str, snapshot: Snapshot, rows: p
     keep(settings, snapshot)
     feast = definitions.apply(settings, name)
     if rows.num_rows:
-        feast.write_to_online_store(definitions.MERCHANT_VIEW, rows.to_pandas(), allow_registry_cache=False)
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # it prints its progress, bar included
+            feast.write_to_online_store(definitions.MERCHANT_VIEW, rows.to_pandas(), allow_registry_cache=False)
     VigilOnlineStore().keep_only(feast.config, feast.get_feature_view(definitions.MERCHANT_VIEW), effective)
     with closing(SnapshotStore(settings.redis_url)) as store:
         store.publish(snapshot)

@@ -4,11 +4,12 @@ The rate is an open loop: what is due is due by the clock, whatever the broker d
 at no more than twice the rate. Messages carry the user as key and go where Java's partitioner puts them.
 """
 
+import json
 import logging
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +21,9 @@ from feature_repo.settings import Settings
 from pipelines.clock import Clock, SystemClock
 from pipelines.defects import Counts, Defects, messages
 from pipelines.defects import Message as ToSend
+from pipelines.sources import Report
 
+LABELS, SIMULATOR = "labels", "simulator"  # topic, and who says so
 TICK_S = 0.01  # how often what is due is sent
 LARGEST_BATCH = 8_192  # payments prepared at once
 LARGEST_STEP = 2_048  # messages between two polls
@@ -43,6 +46,7 @@ class Produced:
     duplicates: int = 0
     unkeyed: int = 0  # of `payments`; the stream sends them on, so their place in the order is later than here
     late: int = 0  # of `payments`: sent behind the newest event time of the same user in this run
+    labels: int = 0  # on topic labels, on top of `sent`
     by_partition: dict[int, int] = field(default_factory=dict)
     first_event: str = ""
     last_event: str = ""
@@ -104,6 +108,12 @@ class Delivery:
                     self.poll(0.1)
         self.poll(0)
 
+    def send_labels(self, labels: list[ToSend]) -> None:
+        """To their own topic; few, so that the queue takes them."""
+        for value, key in labels:
+            self.producer.produce(LABELS, value=value, key=key, on_delivery=self._on_failure)
+        self.poll(0)
+
     def poll(self, seconds: float) -> None:
         self.producer.poll(seconds)
         if self._down_since is not None and self.clock.monotonic() - self._down_since > DOWN_S:
@@ -126,6 +136,10 @@ class Delivery:
         else:
             self.failed[error.str()] += 1
 
+    def _on_failure(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self.failed[error.str()] += 1
+
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN and self._down_since is None:
             self._down_since = self.clock.monotonic()
@@ -138,6 +152,7 @@ def produce(
     rate: float | None = None,
     count: int | None = None,
     defects: Defects | None = None,
+    labels: Sequence[Report] = (),
     clock: Clock | None = None,
     stop: threading.Event | None = None,
     progress: Callable[[int], None] | None = None,
@@ -145,13 +160,14 @@ def produce(
     """Send payments (SCHEMA batches, see sources) to the payments topic and wait until Kafka has them.
 
     `rate` is messages per second, as fast as possible without one; `count` limits payments, defects come on
-    top. `stop` ends it early, everything sent being delivered. `progress` is told the messages sent.
+    top. Of `labels`, earliest first, those go to topic labels whose time the newest payment sent has reached. `stop`
+    ends it early, everything sent being delivered. `progress` is told the messages sent.
     Raises DependencyDown (within 10 s where no broker is there), BadConfiguration without the topic.
     """
     clock = clock or SystemClock()
     delivery = Delivery(settings, clock)
     delivery.check_topic()
-    counts, pace = Counts(), Pace(rate, clock)
+    counts, pace, waiting = Counts(), Pace(rate, clock), deque(labels)
     stopped = False
     for batch in messages(_pieces(payments, count, pace.second), defects or Defects(), counts):
         while batch:
@@ -160,11 +176,22 @@ def produce(
             batch = batch[due:]
             if progress:
                 progress(pace.sent)
+        delivery.send_labels(due_labels(waiting, counts.last_event_us or 0))
         stopped = stop is not None and stop.is_set()  # between batches, so that the counts are exact
         if stopped:
             break
     delivery.finish()
-    return _summed(counts, delivery, pace, stopped)
+    return replace(_summed(counts, delivery, pace, stopped), labels=len(labels) - len(waiting))
+
+
+def due_labels(waiting: deque[Report], until_us: int) -> list[ToSend]:
+    """Labels learnt by then, taken off the front, as the contract of topic labels has them."""
+    due: list[ToSend] = []
+    while waiting and waiting[0].label_time <= until_us:
+        time_us, name = waiting.popleft()
+        label = {"transaction_id": name, "is_fraud": True, "label_time": _text(time_us), "source": SIMULATOR}
+        due.append((json.dumps(label).encode(), name.encode()))
+    return due
 
 
 class Pace:

@@ -207,11 +207,18 @@ def _threshold(settings: Settings, versions: Versions, cursor: Cursor, request: 
     requests.finish(cursor, request.id, MOVED, version=made, aliases_after=after)
 
 
+def _challenge(settings: Settings, versions: Versions, cursor: Cursor, request: Request) -> None:
+    from pipelines.challenger import answer as answer_challenge  # which asks `require_sound` of here
+
+    answer_challenge(settings, versions, cursor, request)
+
+
 Work = Callable[[Settings, Versions, Cursor, Request], None]
 WORK: dict[str, Work] = {
     requests.PROMOTE: _promote,
     requests.ROLLBACK: _rollback,
     requests.THRESHOLD: _threshold,
+    requests.CHALLENGE: _challenge,
 }
 
 

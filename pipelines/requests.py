@@ -27,7 +27,7 @@ WORK_LOCK = 0x5647574B  # "VGWK": held by the connection that works on a request
 WORKER_LOCK = 0x56474C43  # "VGLC": held shared by every running worker, with its model's name
 MOVE_LOCK = 0x56474D56  # "VGMV": held by whoever moves aliases, to the end of its transaction
 
-PROMOTE, ROLLBACK, THRESHOLD = "promote", "rollback", "threshold"
+PROMOTE, ROLLBACK, THRESHOLD, CHALLENGE = "promote", "rollback", "threshold", "challenger"
 MOVED, UNCHANGED, REFUSED, FAILED = "moved", "unchanged", "refused", "failed"
 
 
@@ -43,7 +43,8 @@ class RequestFailed(VigilError):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as it is made. `version` is None for a rollback, `alert_budget` only given for a threshold."""
+    """A request as it is made. `version` is None for a rollback and for the end of a trial, `alert_budget` only given
+    for a threshold."""
 
     action: str
     actor: str

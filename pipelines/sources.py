@@ -11,6 +11,7 @@ Three ways event times relate to the clock:
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -58,21 +59,52 @@ def from_people(settings: Settings, name: str | None, clock: Clock) -> Iterator[
     With a name, what the people of that simulated data set do after its history; without, new people who
     began FRESH_DAYS ago. Ends when it has caught up with the clock.
     """
-    if name is None:
-        start = datetime.fromtimestamp(clock.now_us() / 1e6, UTC).date() - timedelta(days=FRESH_DAYS)
-        return _until_now(worlds.build(Options(users=10_000, seed=1, start=start)), 0, clock)
-    world, first_day = folders.world_of(data_folder(settings, name))
-    return _until_now(world, first_day, clock)
+    for arrived in _until_now(*_people(settings, name, clock), clock):
+        for start in range(0, arrived.num_rows, BATCH_ROWS):
+            yield arrived.slice(start, BATCH_ROWS).select(SCHEMA.names)
+
+
+class Report(NamedTuple):
+    """A payment that was reported as fraud, and when: microseconds since 1970."""
+
+    label_time: int
+    transaction_id: str
+
+
+def reports(settings: Settings, name: str | None, clock: Clock) -> list[Report]:
+    """What becomes known by now, earliest first, while the payments of `from_people` happen: of them, and of those in
+    the history before them."""
+    world, first_day = _people(settings, name, clock)
+    found = [_reported(day) for day in _until_now(world, first_day, clock)]
+    if name is not None:
+        columns = ["transaction_id", "label_time"]
+        history = pq.ParquetFile(data_folder(settings, name) / "history.parquet")
+        found += [_reported(batch) for batch in history.iter_batches(batch_size=BATCH_ROWS, columns=columns)]
+    begins, ends = world.midnight_us(first_day), clock.now_us()
+    return sorted(report for some in found for report in some if begins <= report.label_time <= ends)
+
+
+def _reported(payments: pa.RecordBatch) -> list[Report]:
+    known = payments.filter(payments["label_time"].is_valid())
+    times = known["label_time"].cast(pa.int64()).to_pylist()
+    return [Report(*pair) for pair in zip(times, known["transaction_id"].cast(pa.string()).to_pylist(), strict=True)]
+
+
+def _people(settings: Settings, name: str | None, clock: Clock) -> tuple[World, int]:
+    """The people and the first day of what they do next."""
+    if name is not None:
+        return folders.world_of(data_folder(settings, name))
+    start = datetime.fromtimestamp(clock.now_us() / 1e6, UTC).date() - timedelta(days=FRESH_DAYS)
+    return worlds.build(Options(users=10_000, seed=1, start=start)), 0
 
 
 def _until_now(world: World, first_day: int, clock: Clock) -> Iterator[pa.RecordBatch]:
+    """HISTORY_SCHEMA batches, one a day, of what has arrived by now."""
     days = (clock.now_us() - world.midnight_us(first_day)) // worlds.DAY_US + 1
     if days <= 0:
         raise BadConfiguration("the simulated history ends in the future; there is nothing to go on with yet")
     for day in folders.payments_after(world, first_day, days):
-        arrived = day.filter(pc.less_equal(day["arrival_time"], pa.scalar(clock.now_us()).cast(_US)))
-        for start in range(0, arrived.num_rows, BATCH_ROWS):
-            yield arrived.slice(start, BATCH_ROWS).select(SCHEMA.names)
+        yield day.filter(pc.less_equal(day["arrival_time"], pa.scalar(clock.now_us()).cast(_US)))
 
 
 def _of_days(path: Path, columns: list[str], first: date | None, last: date | None) -> Iterator[pa.RecordBatch]:

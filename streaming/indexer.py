@@ -11,12 +11,15 @@ import time
 from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from prometheus_client import CollectorRegistry
 
-from feature_repo.errors import BadConfiguration, DependencyDown
+from feature_repo.errors import DependencyDown
 from feature_repo.settings import Settings
 from streaming import bulk
+from streaming.indexer_metrics import IndexerMetrics, watching
 from streaming.parking import Parking
 from streaming.search import BULK_BYTES, Refusal, SearchWriter
+from streaming.watch import KAFKA_TIMEOUT_S, spans
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +27,6 @@ TOPIC = "decisions"
 GROUP = "vigil-indexer"
 CHUNK = 2_000  # messages per call of the client
 LINGER_S = 0.3  # how long a document may wait for others
-KAFKA_TIMEOUT_S = 5.0
 REPORT_S = 30.0
 
 
@@ -65,29 +67,46 @@ class Batch:
             self.positions[partition] = offset + 1
 
 
-def run(settings: Settings, stop: threading.Event, until_caught_up: bool = False, group: str = GROUP) -> Counts:
+def run(
+    settings: Settings,
+    stop: threading.Event,
+    until_caught_up: bool = False,
+    group: str = GROUP,
+    metrics: IndexerMetrics | None = None,
+) -> Counts:
     """Indexes until `stop` is set, or until all that was in the topic at the start is indexed.
 
     The batch under way is finished first, unless a server it needs is away: then it is left for the
     next start. Raises DependencyDown where Kafka does not answer at the start.
     """
     counts = Counts()
+    metrics = metrics or IndexerMetrics(CollectorRegistry())
     consumer = _consumer(settings, group)
     try:
         goal = _ends(consumer, settings)
         consumer.subscribe([TOPIC], on_assign=_report_expired)
-        with SearchWriter(settings, stop) as search, Parking(settings, stop) as parking:
+        with (
+            SearchWriter(settings, stop) as search,
+            Parking(settings, stop) as parking,
+            watching(settings, TOPIC, group, metrics),
+        ):
             reported = time.monotonic()
             while not stop.is_set() and not (until_caught_up and _reached(consumer, goal)):
                 batch = _gather(consumer)
                 if batch.positions:
-                    refused = search.write(batch.entries)
+                    with metrics.bulk.time():
+                        refused = search.write(batch.entries)
                     if refused is None or not parking.park(batch.refused + refused):
                         break
                     _commit(consumer, batch.positions)
+                    parked = len(batch.refused) + len(refused)
+                    metrics.documents.inc(len(batch.entries) - len(refused))
+                    metrics.bytes.inc(batch.size)
+                    metrics.parked.inc(parked)
+                    metrics.retries.inc(search.retries - counts.retries)
                     counts.documents += len(batch.entries)
                     counts.bulks += 1
-                    counts.parked += len(batch.refused) + len(refused)
+                    counts.parked += parked
                     counts.retries = search.retries
                 if time.monotonic() - reported > REPORT_S:
                     reported = time.monotonic()
@@ -151,19 +170,8 @@ def _commit(consumer: Consumer, positions: dict[int, int]) -> None:
 
 def _ends(consumer: Consumer, settings: Settings) -> dict[int, int]:
     """Where the topic ends now, by partition, without the partitions that hold nothing."""
-    try:
-        topic = consumer.list_topics(TOPIC, timeout=KAFKA_TIMEOUT_S).topics[TOPIC]
-        if topic.error is not None:
-            raise BadConfiguration(f"topic {TOPIC}: {topic.error.str()}", remedy="vigil up makes the topics")
-        ends = {}
-        for partition in topic.partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(TOPIC, partition), timeout=KAFKA_TIMEOUT_S)
-            if high > low:
-                ends[partition] = high
-        return ends
-    except KafkaException as error:
-        cause = error.args[0].str()
-        raise DependencyDown("Kafka", settings.kafka_bootstrap, cause, remedy="vigil up") from error
+    found = spans(consumer, TOPIC, settings.kafka_bootstrap)
+    return {partition: span.high for partition, span in found.items() if span.high > span.low}
 
 
 def _reached(consumer: Consumer, goal: dict[int, int]) -> bool:

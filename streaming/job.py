@@ -25,6 +25,7 @@ from feature_repo.settings import Settings
 from feature_repo.snapshot_store import SnapshotStore
 from serving.client import ModelClient
 from streaming.ledger import Ledger
+from streaming.metrics import StreamMetrics
 from streaming.partition import NOBODY
 from streaming.publish import ORIGIN_HEADER, Publisher
 from streaming.records import PROCESSING_FAILED
@@ -74,13 +75,13 @@ class Job:
     def __init__(
         self,
         settings: Settings,
+        metrics: StreamMetrics,
         accepted: frozenset[tuple[int, int, int]] = frozenset(),
-        on_batch: Callable[[Batch], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._settings = settings
         self._accepted = accepted
-        self._on_batch = on_batch
+        self._metrics = metrics
         self._sleep = sleep
         self._ledger = Ledger(settings.postgres_dsn, settings.topic)
         self._states = StateStore(settings.redis_url)
@@ -115,8 +116,7 @@ class Job:
             done = Batch(number, time.perf_counter() - started, tuple(results))
             self._repair = self._repair or any(not result.published for result in results)
             log.info("%s", done.line())
-            if self._on_batch:
-                self._on_batch(done)
+            self._metrics.batch(done.seconds)
 
     def _take(self, batch: "DataFrame", number: int) -> list[TaskResult]:
         try:
@@ -134,6 +134,7 @@ class Job:
         pause = FIRST_PAUSE_S
         while True:
             results = self._attempt(batch, failed)
+            self._metrics.ranges(results, time.time())
             failures = [result.error() for result in results if result.code]
             if not failures:
                 return results
@@ -142,6 +143,7 @@ class Job:
                 self.stopped_by = fatal
                 raise fatal
             log.warning("batch %d holds for %.1f s: %s", number, pause, failures[0])
+            self._metrics.hold(next(e.dependency for e in failures if isinstance(e, DependencyDown)))
             self._sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
             self._repair = True

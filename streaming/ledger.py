@@ -55,6 +55,10 @@ PUBLISHED = """
     UPDATE ledger_ranges SET published_at = now()
     WHERE kafka_topic = %s AND kafka_partition = %s AND first_offset = %s AND published_at IS NULL
 """
+WAITING = """
+    SELECT count(*), greatest(coalesce(extract(epoch FROM clock_timestamp() - min(committed_at)), 0), 0)
+    FROM ledger_ranges WHERE kafka_topic = %s AND published_at IS NULL
+"""
 
 
 class Ledger:
@@ -103,6 +107,13 @@ class Ledger:
         with self.transaction() as cursor:
             cursor.execute("SELECT kafka_partition, committed_until FROM ledger WHERE kafka_topic = %s", (self._topic,))
             return dict(cursor.fetchall())
+
+    def unpublished(self) -> tuple[int, float]:
+        """How many ranges are decided and not yet on Kafka, and for how many seconds the oldest of them."""
+        with self.transaction() as cursor:
+            cursor.execute(WAITING, (self._topic,))
+            ((ranges, age_s),) = cursor.fetchall()
+            return int(ranges), float(age_s)
 
     def claim(self, partition: int, attempt: str) -> int:
         """Make the partition ours until another attempt claims it; returns `committed_until`."""

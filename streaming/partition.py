@@ -34,6 +34,7 @@ from streaming.decisions import (
     NOT_UNSCORED,
     SCORED,
     UNSCORED,
+    UNSCORED_REASONS,
     DeadLetter,
     Decisions,
     Range,
@@ -90,6 +91,9 @@ class Taken:
     published: bool = True
     model_version: str | None = None
     oldest: int = 0  # broker's timestamp of the oldest record decided, microseconds
+    unscored: dict[str, int] = field(default_factory=dict)  # by reason
+    late: int = 0
+    flagged: int = 0
 
 
 class Road:
@@ -187,7 +191,7 @@ class Road:
         watch.lap("save")
         published = self._publish(done, decisions, letters)
         watch.lap("publish")
-        return _taken(done, watch.seconds, published, records.ingested, letters)
+        return _taken(done, watch.seconds, published, records.ingested, decisions, letters)
 
     # ---- 1 parse
 
@@ -418,8 +422,10 @@ def _taken(
     seconds: dict[str, float],
     published: bool,
     ingested: npt.NDArray[np.int64],
+    decisions: Decisions,
     letters: list[DeadLetter],
 ) -> Taken:
+    reasons = np.bincount(decisions.unscored[decisions.outcome == UNSCORED], minlength=len(UNSCORED_REASONS))
     return Taken(
         partition=done.partition,
         first=done.first,
@@ -429,6 +435,9 @@ def _taken(
         published=published,
         model_version=done.model_version,
         oldest=int(ingested[0]),
+        unscored={reason: count for reason, count in zip(UNSCORED_REASONS, reasons.tolist(), strict=True) if count},
+        late=int(decisions.late.sum()),
+        flagged=int(decisions.is_anomaly.sum()),
     )
 
 

@@ -2,16 +2,17 @@
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
 import redis
 
 from feature_repo.errors import BadConfiguration, DependencyDown
+from feature_repo.exposition import served
 from feature_repo.settings import Settings
-from streaming.job import Batch, Job, session, start
+from streaming.job import Job, session, start
 from streaming.lock import only_one
+from streaming.metrics import StreamMetrics, watching
 from streaming.warm import warm
 
 log = logging.getLogger(__name__)
@@ -27,26 +28,27 @@ def run(
     master: str = "local[*]",
     until_caught_up: bool = False,
     accepted: frozenset[tuple[int, int, int]] = frozenset(),
-    on_batch: Callable[[Batch], None] | None = None,
 ) -> None:
     """Run the job until `stop` is set or, with `until_caught_up`, it has read what the topic holds now.
 
     Stops between batches. Raises what stopped it otherwise: LedgerMoved, Fenced, StateLost, StateAhead,
     SchemaBreak, DependencyDown at the start, AlreadyRunning.
     """
-    with only_one(settings, "stream"):
+    with only_one(settings, "stream"), served(settings.bind, settings.stream_metrics_port) as registry:
         check_redis(settings)
-        job = Job(settings, accepted, on_batch)
+        metrics = StreamMetrics(registry)
+        job = Job(settings, metrics, accepted)
         job.starting_offsets()  # refuse before anything that takes seconds: `vigil state rebuild` waits for the lock
         warm()
         spark = session(settings, jars, master)
         try:
             query = start(spark, job, settings, until_caught_up=until_caught_up)
-            while query.isActive:
-                if stop.is_set():
-                    with job.busy:
-                        query.stop()
-                time.sleep(POLL_S)
+            with watching(settings, metrics):
+                while query.isActive:
+                    if stop.is_set():
+                        with job.busy:
+                            query.stop()
+                    time.sleep(POLL_S)
             if job.stopped_by:
                 raise job.stopped_by
             failure = query.exception()

@@ -5,7 +5,7 @@ All keys of a partition share one hash tag, so that the transaction of `save` al
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,14 @@ from feature_repo.state import STATE_BYTES, States
 
 KEYS_PER_COMMAND = 5_000  # 10 MB of records: a single larger command would block other clients too long
 KEYS_PER_SCAN = 1_000
+
+
+class Size(NamedTuple):
+    """Of the whole store, in keys and bytes; `limit` is where it refuses to grow, 0 for never."""
+
+    keys: int
+    bytes: int
+    limit: int
 
 
 class StateStore:
@@ -191,6 +199,14 @@ class StateStore:
                 pipe.execute()
         except redis.WatchError as error:
             raise Fenced(partition) from error
+        except redis.RedisError as error:
+            raise self._down(error) from error
+
+    def size(self) -> Size:
+        """Costs nothing: Redis counts as it goes."""
+        try:
+            memory = cast(dict[str, int], self._redis.info("memory"))
+            return Size(int(cast(int, self._redis.dbsize())), memory["used_memory"], memory["maxmemory"])
         except redis.RedisError as error:
             raise self._down(error) from error
 

@@ -26,7 +26,8 @@ from streaming.states import StateStore
 
 RESULT_SCHEMA = (
     "partition int, first bigint, until bigint, outcomes map<string,bigint>, seconds map<string,double>, "
-    "published boolean, model_version string, oldest bigint, code string, message string, evidence string"
+    "published boolean, model_version string, oldest bigint, unscored map<string,bigint>, late bigint, flagged bigint, "
+    "code string, message string, evidence string"
 )
 _ARROW = pa.schema(
     [
@@ -38,6 +39,9 @@ _ARROW = pa.schema(
         ("published", pa.bool_()),
         ("model_version", pa.string()),
         ("oldest", pa.int64()),
+        ("unscored", pa.map_(pa.string(), pa.int64())),
+        ("late", pa.int64()),
+        ("flagged", pa.int64()),
         ("code", pa.string()),
         ("message", pa.string()),
         ("evidence", pa.string()),
@@ -68,6 +72,9 @@ class TaskResult:
     published: bool = True
     model_version: str | None = None
     oldest: int = 0
+    unscored: dict[str, int] | None = None
+    late: int = 0
+    flagged: int = 0
     code: str | None = None
     message: str | None = None
     evidence: str | None = None
@@ -87,6 +94,9 @@ class TaskResult:
             taken.published,
             taken.model_version,
             taken.oldest,
+            taken.unscored,
+            taken.late,
+            taken.flagged,
         )
 
     @classmethod
@@ -104,7 +114,7 @@ class TaskResult:
 
     def to_arrow(self) -> pa.RecordBatch:
         values = {name: getattr(self, name) for name in _ARROW.names}
-        for name in ("outcomes", "seconds"):
+        for name in ("outcomes", "seconds", "unscored"):
             values[name] = list((values[name] or {}).items())
         return pa.RecordBatch.from_pylist([values], schema=_ARROW)
 

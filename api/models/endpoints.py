@@ -1,4 +1,6 @@
-"""`GET /models`, `POST /models/{version}/promote`, `POST /models/rollback`, `GET /models/requests/{id}`."""
+"""`GET /models`, `GET /models/requests/{id}`, and what may be asked for: `POST /models/{version}/promote` and
+`/challenge`, `POST /models/rollback` and `/end-challenge`.
+"""
 
 from typing import Annotated
 
@@ -49,5 +51,28 @@ def router(service: ModelsService) -> APIRouter:
     ) -> Accepted:
         """Written down for the lifecycle worker, which asks the gate. The answer is at the URL given back."""
         return service.promote(version, body or PromotionBody(data=None, override=None))
+
+    @routes.post(
+        "/end-challenge",
+        status_code=202,
+        summary="No version on trial",
+        responses=problems(415, 503),
+        dependencies=[Depends(json_only)],
+    )
+    def end_challenge() -> Accepted:
+        """Written down for the lifecycle worker; the scores so far stay with the payments that have one."""
+        return service.end_challenge()
+
+    @routes.post(
+        "/{version}/challenge",
+        status_code=202,
+        summary="Put a version on trial",
+        responses=problems(404, 415, 422, 503),
+        dependencies=[Depends(json_only)],
+    )
+    def challenge(version: Annotated[Identifier, Path(examples=["3"])]) -> Accepted:
+        """Written down for the lifecycle worker: the version then scores live payments beside the champion and decides
+        nothing. Integrity is checked, the gate is not asked."""
+        return service.challenge(version)
 
     return routes

@@ -69,7 +69,7 @@ class RequestDetail(BaseModel):
     started_at: UtcTime | None
     finished_at: UtcTime | None
     actor: str
-    action: Literal["promote", "rollback", "threshold"]
+    action: Literal["promote", "rollback", "threshold", "challenger"]
     version: str | None
     data: str | None
     override: str | None

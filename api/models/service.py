@@ -25,12 +25,15 @@ class ModelsService:
 
     def promote(self, version: str, body: PromotionBody) -> Accepted:
         """Raises VersionUnknown for what is neither a version nor an alias now."""
-        aliases = self._registry.aliases(self._name)
-        known = {str(found["version"]) for found in self._registry.versions(self._name)}
-        if version not in known and version not in aliases:
-            raise VersionUnknown
-        values = {"version": aliases.get(version, version), "data": body.data, "override": body.override}
+        values = {"version": self._resolved(version), "data": body.data, "override": body.override}
         return self._accepted(self._requests.add("promote", ACTOR, self._name, values))
+
+    def challenge(self, version: str) -> Accepted:
+        """Raises VersionUnknown."""
+        return self._accepted(self._requests.add("challenger", ACTOR, self._name, {"version": self._resolved(version)}))
+
+    def end_challenge(self) -> Accepted:
+        return self._accepted(self._requests.add("challenger", ACTOR, self._name, {}))
 
     def rollback(self) -> Accepted:
         return self._accepted(self._requests.add("rollback", ACTOR, self._name, {}))
@@ -41,6 +44,13 @@ class ModelsService:
         if row is None:
             raise RequestUnknown
         return RequestDetail(**row, state=_state(row))
+
+    def _resolved(self, version: str) -> str:
+        aliases = self._registry.aliases(self._name)
+        known = {str(found["version"]) for found in self._registry.versions(self._name)}
+        if version not in known and version not in aliases:
+            raise VersionUnknown
+        return aliases.get(version, version)
 
     def _accepted(self, request_id: int) -> Accepted:
         return Accepted(id=request_id, url=f"{PATH}/{request_id}")

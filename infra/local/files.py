@@ -127,6 +127,9 @@ def stack_env(ports: Ports, secrets: dict[str, str], partitions: int) -> str:
         "SERVING_URL": f"http://{HOST}:{ports['serving']}",
         "API_URL": f"http://{HOST}:{ports['api']}",
         "SPARK_UI_PORT": str(ports["spark_ui"]),
+        "STREAM_METRICS_PORT": str(ports["stream_metrics"]),
+        "INDEXER_METRICS_PORT": str(ports["indexer_metrics"]),
+        "LIFECYCLE_METRICS_PORT": str(ports["lifecycle_metrics"]),
         "PARTITIONS": str(partitions),
     }
     lines = "".join(f"VIGIL_{name}={value}\n" for name, value in values.items())

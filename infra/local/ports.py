@@ -18,6 +18,9 @@ DEFAULTS = {
     "serving": 3000,
     "api": 8000,
     "spark_ui": 4040,
+    "stream_metrics": 9464,
+    "indexer_metrics": 9465,
+    "lifecycle_metrics": 9466,
 }
 Ports = dict[str, int]
 

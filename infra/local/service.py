@@ -42,6 +42,7 @@ class Service:
     env: Callable[[], Mapping[str, str]]
     cwd: Path
     ports: tuple[int, ...] = ()
+    metrics: str = ""  # address of its Prometheus metrics; servers of others have none of this form
     needs: tuple[str, ...] = ()
     account: Account | None = None
     ready: Check = running

@@ -4,6 +4,7 @@ from feature_repo.settings import Settings
 from infra.local import elasticsearch, kafka, ours, postgres, redis
 from infra.local.files import Files
 from infra.local.plan import Plan
+from infra.local.ports import DEFAULTS
 from infra.local.service import Service
 
 SERVERS = ("kafka", "postgres", "redis", "elasticsearch", "mlflow")
@@ -16,9 +17,9 @@ _BUILDERS = (
 
 
 def plan(settings: Settings) -> Plan:
-    """From the ports and secrets that the first start wrote."""
+    """From the ports and secrets that the last start wrote; one of an older build knew fewer names."""
     files = Files(settings.home)
-    return Plan(settings, files.ports(), files.secrets())
+    return Plan(settings, DEFAULTS | files.ports(), files.secrets())
 
 
 def definitions(settings: Settings) -> dict[str, Service]:

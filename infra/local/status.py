@@ -22,6 +22,7 @@ class ServiceStatus:
     url: str
     detail: str = ""
     wanted: bool = False
+    metrics: str = ""
 
     @property
     def degraded(self) -> bool:
@@ -63,4 +64,4 @@ def _status(service: Service, record: dict[str, Any], wanted: bool, supervised: 
         complaint = service.check() and _again(service)
         state, detail = (State.UNHEALTHY, complaint) if complaint else (state, service.ready() or "")
     pid = identity.pid if identity and runs else None
-    return ServiceStatus(service.name, str(state), pid, service.url, detail, wanted)
+    return ServiceStatus(service.name, str(state), pid, service.url, detail, wanted, service.metrics)

@@ -221,17 +221,25 @@ def produce(
     defects: Annotated[
         str | None, typer.Option("--defects", help="'standard', or rates like malformed=0.001,late=0.01")
     ] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="of simulated people: also send what is reported as fraud, when it is")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Stream payments into Kafka: a data set, or people simulated up to this moment.
 
     Without --data or --after new people begin thirty days ago and are streamed until they reach now.
     """
+    from pipelines.clock import SystemClock
     from pipelines.defects import Defects
     from pipelines.produce import produce as run
+    from pipelines.sources import reports
 
+    if labels and data is not None:
+        raise BadConfiguration("--labels goes with simulated people", remedy="vigil labels import FILE")
     settings = configuration.load()
     payments = _source(settings, data, after, shift_to_now, first, last, count)
+    reported = reports(settings, after, SystemClock()) if labels else ()
     chosen = Defects.of(defects) if defects else None
     with _stoppable() as (stop, caught), _bar("messages sent", count) as bar:
         done = run(
@@ -240,6 +248,7 @@ def produce(
             rate=rate,
             count=count,
             defects=chosen,
+            labels=reported,
             stop=stop,
             progress=lambda sent: bar.update(bar.task_ids[0], completed=sent),
         )
@@ -304,6 +313,8 @@ def _print_produced(done: "Produced") -> None:
         f"{done.payments:,} payments ({done.late:,} late, {done.unkeyed:,} without key), "
         f"{malformed:,} malformed, {done.duplicates:,} repeats"
     )
+    if done.labels:
+        typer.echo(f"{done.labels:,} labels to topic labels")
     if done.first_event:
         typer.echo(f"events from {done.first_event} to {done.last_event}")
     typer.echo("per partition " + ", ".join(f"{number}: {count:,}" for number, count in done.by_partition.items()))

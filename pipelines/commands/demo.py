@@ -58,6 +58,7 @@ def _print(summary: "Summary") -> None:
         "flagged": f"{summary.flagged:,}",
         "unscored": f"{summary.unscored:,}",
         "duplicates": f"{summary.duplicates:,}",
+        "labels in": f"{summary.labels_in:,}",
         "dead letters": ", ".join(f"{count} {code}" for code, count in sorted(summary.dead_letters.items())) or "none",
         "in Elasticsearch": f"{summary.in_elasticsearch:,}",
         "model version": summary.model_version,

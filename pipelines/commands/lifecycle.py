@@ -12,10 +12,13 @@ from pipelines.commands.stream import until_signal
 
 def lifecycle() -> None:
     """Do what is asked of the models, take in labels, run daily jobs, until stopped."""
+    from feature_repo.exposition import served
     from pipelines import lifecycle as worker
+    from pipelines.metrics import LifecycleMetrics
 
-    with until_signal() as stop:
-        worker.run(configuration.load(), stop)
+    settings = configuration.load()
+    with until_signal() as stop, served(settings.bind, settings.lifecycle_metrics_port) as registry:
+        worker.run(settings, stop, LifecycleMetrics(registry))
 
 
 def import_labels(

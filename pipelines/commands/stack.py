@@ -66,7 +66,10 @@ def status(as_json: AsJson = False) -> None:
         _table(stack)
         return
     found = stack.status()
-    rows = [{"name": s.name, "state": s.state, "pid": s.pid, "url": s.url, "detail": s.detail} for s in found]
+    rows = [
+        {"name": s.name, "state": s.state, "pid": s.pid, "url": s.url, "metrics": s.metrics, "detail": s.detail}
+        for s in found
+    ]
     typer.echo(json.dumps({"services": rows, "degraded": [s.name for s in found if s.degraded]}, indent=2))
 
 

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from types import FrameType
 from typing import Annotated
@@ -71,10 +71,19 @@ def index(
     as_json: AsJson = False,
 ) -> None:
     """Index decisions from Kafka into Elasticsearch until stopped."""
-    from streaming import indexer
+    from prometheus_client import CollectorRegistry
 
-    with until_signal() as stop:
-        counts = indexer.run(configuration.load(), stop, until_caught_up)
+    from feature_repo.exposition import served
+    from streaming import indexer
+    from streaming.indexer_metrics import IndexerMetrics
+
+    settings = configuration.load()
+    # One that ends by itself is not there to be watched, and may run beside one that stays.
+    shown = (
+        nullcontext(CollectorRegistry()) if until_caught_up else served(settings.bind, settings.indexer_metrics_port)
+    )
+    with until_signal() as stop, shown as registry:
+        counts = indexer.run(settings, stop, until_caught_up, metrics=IndexerMetrics(registry))
     _print(asdict(counts), as_json)
 
 

@@ -25,14 +25,13 @@ from feature_repo.settings import Settings
 from feature_repo.snapshot import no_snapshot
 from feature_repo.snapshot_store import SnapshotStore
 from pipelines import log, online, requests
-from pipelines.merchants import snapshots_in
 from pipelines.replay import Users, in_our_currency
 from pipelines.state import snapshots
 from pipelines.state.bases import Base, Bases
 from streaming.ledger import Ledger
-from streaming.partition import parse_options
+from streaming.lock import only_one
+from streaming.publish import parse_options
 from streaming.records import ID_CONFLICT
-from streaming.run import only_one
 from streaming.states import StateStore
 
 REBUILT = "rebuild_states"  # in the audit log
@@ -103,7 +102,7 @@ def rebuild(
 def _nobody_else(settings: Settings) -> Iterator[None]:
     """The stream's lock: the stream does not run, and does not start meanwhile."""
     try:
-        with only_one(settings):
+        with only_one(settings, "stream"):
             yield
     except AlreadyRunning as running:
         running.remedy = "stop the stream first: vigil down, then vigil up --only kafka,postgres,redis"
@@ -185,15 +184,18 @@ class _Work:
     def _restore_merchants(self, done: Done, named: set[str]) -> None:
         """Where Redis lost the merchants' snapshot as well, put back the one that decisions named last.
 
-        The stream would go on as if none had ever been made otherwise.
+        The stream would go on as if none had ever been made otherwise. What Feast answers of merchants comes back with
+        the next daily snapshot.
         """
         with closing(SnapshotStore(self._settings.redis_url)) as store:
             if store.current() is not None:
                 return
-        for path in sorted((self._settings.home / "data").glob("*/merchants.parquet")):
-            for snapshot in snapshots_in(path):
-                if snapshot.id in named:
-                    online.publish_merchants(self._settings, path.parent.name, snapshot)
-                    done.merchants = snapshot.id
-                    return
+        with self._ledger.transaction() as cursor:
+            kept = online.snapshots_of(cursor, named)
+        if kept:
+            newest = max(kept.values(), key=lambda snapshot: snapshot.effective_at)
+            with closing(SnapshotStore(self._settings.redis_url)) as store:
+                store.publish(newest)
+            done.merchants = newest.id
+            return
         done.merchants_lost = min(named, default=None)

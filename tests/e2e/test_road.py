@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Producer
+from prometheus_client.parser import text_string_to_metric_families
 
 from feature_repo import kernel, state
 from feature_repo.hashing import events_of
@@ -26,6 +27,7 @@ from pipelines.clock import SystemClock
 from pipelines.defects import Defects
 from pipelines.produce import produce
 from pipelines.sources import from_people
+from tests.cases import promql
 from tests.e2e import checker
 from tests.e2e.conftest import Road
 
@@ -192,6 +194,37 @@ def test_every_record_has_one_outcome_through_defects_and_a_killed_job(road: Roa
     decided = Counter(row.transaction_id for _, row in rows if row.outcome != "duplicate")
     assert set(decided.values()) == {1}
     assert checker.documents(settings) == {f"{settings.topic}-{p}-{o}" for (p, o), _ in rows}
+
+
+def test_every_process_shows_what_alerts_and_board_ask_for(road: Road) -> None:
+    """Names as they are served; their values where this road must have moved them."""
+    send(road.settings, [message(n, "seen_by_metrics", datetime.now(UTC)) for n in range(5)], keyed=True)
+    assert look.settle(road.settings, DECIDED_S).complete
+    addresses = {service.name: service.metrics for service in road.stack.status() if service.metrics}
+    assert set(addresses) == {"stream", "indexer", "lifecycle", "serving", "api"}
+
+    def page(name: str) -> str:
+        answer = httpx.get(addresses[name], timeout=30)
+        assert answer.status_code == 200
+        return answer.text
+
+    def total(sample: str, **labels: str) -> float:
+        found = [one for text in map(page, addresses) for family in text_string_to_metric_families(text)
+                 for one in family.samples if one.name == sample and labels.items() <= one.labels.items()]  # fmt: skip
+        return sum(one.value for one in found)
+
+    pages = {name: page(name) for name in addresses}
+    families = [family for text in pages.values() for family in text_string_to_metric_families(text)]
+    asked = {metric for _, expression in promql.expressions() for metric in promql.check(expression)[0]}
+    assert asked <= promql.samples(families) | set(promql.OF_PROMETHEUS)
+    assert total("vigil_stream_outcomes_total", outcome="scored") >= 5
+    assert total("vigil_stream_model_info", model_version=road.version) == 1
+    assert total("vigil_indexer_documents_total") >= 5
+    assert total("vigil_lifecycle_jobs_total", task="parity", outcome="done") == 1
+    eventually(lambda: total("vigil_stream_looked_timestamp_seconds") > time.time() - 30)
+    eventually(lambda: total("vigil_stream_lag_records") + total("vigil_indexer_lag_records") == 0)
+    assert total("vigil_stream_state_keys") > 0 and total("vigil_stream_unpublished_ranges") == 0
+    assert not [name for name, text in pages.items() if "seen_by_metrics" in text or "stranger" in text]
 
 
 def test_a_promoted_second_model_appears_in_new_rows(road: Road) -> None:

@@ -17,11 +17,13 @@ import httpx
 import psycopg2
 import pytest
 from confluent_kafka import Producer
+from prometheus_client import CollectorRegistry
 
 from api.app import create_app
 from feature_repo.errors import BadConfiguration, DependencyDown, PromotionRefused
 from feature_repo.settings import Settings
 from pipelines import labels, lifecycle, requests
+from pipelines.metrics import LifecycleMetrics
 from pipelines.promote import ask, promote, rollback, work
 from pipelines.requests import ROLLBACK, THRESHOLD, Asked
 from pipelines.versions import Versions
@@ -29,7 +31,7 @@ from tests.cases import data_sets, gate_world
 from tests.cases.model_service import running
 from tests.cases.tables import FIRST_DAY
 from tests.live import environment
-from tests.services.test_models import UNTRAINED, sound
+from tests.services.test_models import UNTRAINED, publish, sound, with_nan_weights
 from training.train import train
 
 WAIT_S = 90.0
@@ -56,10 +58,11 @@ def rows(settings: Settings, statement: str, *values: Any) -> list[tuple[Any, ..
 
 
 @contextmanager
-def worker(settings: Settings) -> Iterator[None]:
+def worker(settings: Settings, registry: CollectorRegistry | None = None) -> Iterator[None]:
     """A lifecycle worker without daily jobs in this process, known to others once it runs."""
     stop = threading.Event()
-    thread = threading.Thread(target=lifecycle.run, args=(settings, stop, ()))
+    metrics = LifecycleMetrics(registry or CollectorRegistry())
+    thread = threading.Thread(target=lifecycle.run, args=(settings, stop, metrics, ()))
     thread.start()
     try:
         with requests.connected(settings) as connection:
@@ -202,8 +205,6 @@ def test_a_rollback_without_a_previous_champion_is_refused(line: Settings, tmp_p
 
 
 def test_an_unsound_version_is_refused_whatever_the_reason(line: Settings, tmp_path: Path) -> None:
-    from tests.services.test_models import publish, with_nan_weights
-
     file = tmp_path / "model.onnx"
     tags = with_nan_weights(file)
     with pytest.raises(PromotionRefused) as refused:
@@ -242,6 +243,59 @@ def test_promotion_and_rollback_over_http(line: Settings, tmp_path: Path) -> Non
             (api.get("/models/requests/zero"), "PARAMETER_INVALID"),
         ):
             assert response.json()["code"] == code
+
+
+def test_a_challenger_is_named_and_let_go_over_http(line: Settings, tmp_path: Path) -> None:
+    first, second = sound(line, tmp_path, 0.1), sound(line, tmp_path, 0.2)
+    file = tmp_path / "model.onnx"
+    spoilt = publish(line, file, with_nan_weights(file))
+    promote(line, first, "ada", override=UNTRAINED)
+    registry = CollectorRegistry()
+    with running(create_app(line)) as url, httpx.Client(base_url=url, timeout=30) as api, worker(line, registry):
+
+        def asked(path: str) -> tuple[Any, ...]:
+            response = api.post(path, json={})
+            assert response.status_code == 202, response.text
+            done = eventually(lambda: (body := api.get(response.json()["url"]).json())["state"] == "finished" and body)
+            assert done["action"] == "challenger" and done["actor"] == "api"
+            return done["version"], done["outcome"], done["code"], (done["aliases_after"] or {}).get("challenger")
+
+        assert asked(f"/models/{second}/challenge") == (second, "moved", None, second)
+        assert asked("/models/challenger/challenge") == (second, "unchanged", None, second)
+        assert asked(f"/models/{spoilt}/challenge") == (spoilt, "refused", "PROMOTION_REFUSED", None)
+        assert asked("/models/champion/challenge") == (first, "failed", "BAD_CONFIGURATION", None)
+        assert api.get("/models").json()["aliases"] == {"champion": first, "challenger": second}
+        assert asked("/models/end-challenge") == (None, "moved", None, None)
+        assert asked("/models/end-challenge") == (None, "unchanged", None, None)
+        assert api.post("/models/77/challenge", json={}).json()["code"] == "VERSION_UNKNOWN"
+    assert Versions(line).aliases() == {"champion": first}
+    found = rows(
+        line,
+        "SELECT a.after ->> 'challenger', r.action, r.outcome"
+        " FROM audit a JOIN promotion_requests r ON r.id = request_id"
+        " WHERE subject = %s AND a.action = 'challenger' ORDER BY a.id",
+        line.model_name,
+    )
+    assert found == [(second, "challenger", "moved"), (None, "challenger", "moved")]
+    counted = {"action": "challenger", "outcome": "moved"}
+    assert registry.get_sample_value("vigil_lifecycle_requests_total", counted) == 2
+
+
+def test_a_trial_whose_worker_died_before_its_audit_row_gets_it(line: Settings, tmp_path: Path) -> None:
+    first, second = sound(line, tmp_path, 0.1), sound(line, tmp_path, 0.2)
+    promote(line, first, "ada", override=UNTRAINED)
+    with requests.connected(line) as connection:
+        request_id = requests.add(connection, line.model_name, Asked(requests.CHALLENGE, "ben", second))
+    with requests.connected(line) as dying:
+        assert requests.begin(dying, line.model_name, request_id) == request_id
+        requests.note(dying, request_id, Versions(line).aliases())
+        Versions(line).point("challenger", second)
+    with requests.connected(line) as connection:
+        assert requests.begin(connection, line.model_name, request_id) == request_id
+        assert work(line, connection, request_id) is None
+        assert requests.read(connection, request_id).outcome == "moved"
+    found = rows(line, "SELECT actor, before, after FROM audit WHERE request_id = %s", request_id)
+    assert found == [("ben", {"champion": first}, {"champion": first, "challenger": second})]
 
 
 def test_a_budget_brings_no_version_past_the_gate(line: Settings, tmp_path: Path) -> None:

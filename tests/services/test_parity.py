@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import TopicPartition
+from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
 from feature_repo import state
@@ -19,6 +20,7 @@ from feature_repo.snapshot import Snapshot
 from feature_repo.transaction import HISTORY_SCHEMA
 from pipelines import daily, online
 from pipelines.cli import app
+from pipelines.metrics import LifecycleMetrics
 from pipelines.parity import run
 from pipelines.parity.run import HISTORY_GONE, NOT_RETAINED, SNAPSHOT_GONE, STATES_REPLACED
 from pipelines.replay import replay
@@ -97,8 +99,10 @@ def test_a_late_payment_that_the_state_lost_is_seen(stream: Stream) -> None:
     decided(stream, sent[late + 1 :])
     found = run.check(stream.settings)
     assert found.mismatches and {one.logged.user_id for one in found.mismatches} == {user}
+    registry = CollectorRegistry()
     with pytest.raises(ParityBroken):
-        daily.parity(stream.settings, START.date())
+        daily.Checks(LifecycleMetrics(registry)).parity(stream.settings, START.date())
+    assert registry.get_sample_value("vigil_parity_mismatched_total") == len(found.mismatches)
 
 
 def test_a_wrong_snapshot_is_seen(stream: Stream) -> None:

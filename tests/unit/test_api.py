@@ -148,15 +148,20 @@ def test_a_store_that_is_down_is_said_so_without_its_address(client: httpx.Clien
 
 
 def test_a_registry_that_is_down_is_said_so_without_its_address(client: httpx.Client) -> None:
-    for response in (client.get("/models"), client.post("/models/3/promote", json={})):
+    for response in (
+        client.get("/models"),
+        client.post("/models/3/promote", json={}),
+        client.post("/models/3/challenge", json={}),
+    ):
         body = refused(response, 503, "DEPENDENCY_DOWN")
         assert body["detail"] == "MLflow does not answer"
     refused(client.post("/models/rollback", json={}), 503, "STORE_UNAVAILABLE")
+    refused(client.post("/models/end-challenge", json={}), 503, "STORE_UNAVAILABLE")
     refused(client.get("/models/requests/1"), 503, "STORE_UNAVAILABLE")
 
 
 def test_a_form_of_another_page_moves_no_model(client: httpx.Client) -> None:
-    for path in ("/models/rollback", "/models/3/promote"):
+    for path in ("/models/rollback", "/models/3/promote", "/models/3/challenge", "/models/end-challenge"):
         refused(client.post(path), 415, "UNSUPPORTED_MEDIA_TYPE")
         refused(client.post(path, data={"override": "yes"}), 415, "UNSUPPORTED_MEDIA_TYPE")
 

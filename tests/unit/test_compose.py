@@ -19,6 +19,7 @@ from infra.local.service import Service
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "infra" / "compose.yaml"
 DOCKERFILE = (ROOT / "infra" / "docker" / "Dockerfile").read_text()
+OBSERVING = ("prometheus", "grafana")
 ONCE = "provision"  # runs to its end before ours start; `vigil up` does the same itself
 HOME = "/var/lib/vigil"
 
@@ -75,7 +76,10 @@ def test_the_schema_refuses_a_service_with_an_unknown_key(compose: dict[str, Any
 
 
 def test_it_has_the_services_of_the_local_stack(compose: dict[str, Any], local: dict[str, Service]) -> None:
-    assert set(compose["services"]) == set(local) | {ONCE}
+    assert set(compose["services"]) == set(local) | {ONCE} | set(OBSERVING)
+    for name in OBSERVING:
+        service = compose["services"][name]
+        assert service["profiles"] == ["observe"] and all(port.startswith(f"{HOST}:") for port in service["ports"])
 
 
 @pytest.mark.parametrize("name", services.NAMES)
@@ -93,6 +97,8 @@ def test_a_service_needs_starts_and_stops_as_in_the_local_stack(
 
 def test_what_is_needed_is_waited_for_until_it_is_healthy(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
+        if name in OBSERVING:
+            continue  # they show what they find
         for need, how in service.get("depends_on", {}).items():
             expected = "service_completed_successfully" if need == ONCE else "service_healthy"
             assert how["condition"] == expected, f"{name} needs {need}"
@@ -118,7 +124,7 @@ def test_every_variable_of_ours_is_a_setting_and_names_a_service_and_its_port(co
             field = variable.removeprefix("VIGIL_").lower()
             assert field in Settings.model_fields, f"{name}: {variable}"
             if variable == "VIGIL_BIND":
-                assert (name, value) == ("stream", "0.0.0.0")  # the others are told by their command
+                assert value == "0.0.0.0" and name in ("stream", "indexer", "lifecycle")  # others: by their command
                 continue
             plain = re.sub(r"\$\{\w+:\?\}", "password", value)
             address = urlsplit(plain if "://" in plain else f"kafka://{plain}")
@@ -207,8 +213,8 @@ def test_images_run_as_an_ordinary_user_and_install_by_hash_only() -> None:
 
 
 def test_images_of_others_are_pinned_to_a_version(compose: dict[str, Any]) -> None:
-    for name in services.SERVERS[:4]:
-        assert re.search(r":\d+", compose["services"][name]["image"]), name
+    for name in (*services.SERVERS[:4], *OBSERVING):
+        assert re.search(r":v?\d+", compose["services"][name]["image"]), name
 
 
 # ---- the servers' own settings ------------------------------------------------------------------

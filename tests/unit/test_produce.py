@@ -1,6 +1,6 @@
 """The producer without Kafka: where payments come from, defects and their counts, the pace."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 
@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from feature_repo import labels
 from feature_repo.errors import BadConfiguration
 from feature_repo.parser import parse
 from feature_repo.settings import Settings, load
@@ -16,8 +17,9 @@ from feature_repo.transaction import SCHEMA
 from pipelines import defects, sources
 from pipelines.defects import DAMAGES, NEAR, STANDARD, Counts, Defects
 from pipelines.history import import_history
-from pipelines.produce import CATCH_UP, TICK_S, Pace
+from pipelines.produce import CATCH_UP, TICK_S, Pace, due_labels
 from pipelines.simulator import folder, world
+from pipelines.sources import Report
 
 START = date(2025, 6, 1)
 DAYS = 4
@@ -101,6 +103,28 @@ def test_people_go_on_after_their_history_until_now(settings: Settings) -> None:
     assert NOW - timedelta(hours=1) < newest < NOW
     known = set(history["user_id"].to_pylist())
     assert np.mean([user in known for user in table["user_id"].to_pylist()]) > 0.9
+
+
+def test_reports_are_those_learnt_while_the_people_go_on(settings: Settings) -> None:
+    late = SetClock(NOW + timedelta(days=20))
+    known = sources.reports(settings, "sim", late)
+    begins = datetime.combine(START + timedelta(days=DAYS), datetime.min.time(), UTC).timestamp() * 1e6
+    assert known == sorted(known) and begins <= known[0].label_time and known[-1].label_time <= late.now_us()
+    history, after = (
+        set(_table(batches)["transaction_id"].to_pylist())
+        for batches in (sources.from_history(settings, "sim", late), sources.from_people(settings, "sim", late))
+    )
+    named = {report.transaction_id for report in known}
+    assert named & history and named & after and named <= history | after
+
+
+def test_a_report_is_due_once_the_stream_has_come_to_its_time_and_is_a_label() -> None:
+    waiting = deque([Report(1_000_000, "t1"), Report(2_000_000, "t2"), Report(3_000_000, "t3")])
+    due = due_labels(waiting, 2_000_000)
+    assert [key for _, key in due] == [b"t1", b"t2"] and [one.transaction_id for one in waiting] == ["t3"]
+    label = labels.parse(due[0][0], NOW, 0)
+    assert (label.transaction_id, label.is_fraud, label.source) == ("t1", True, "simulator")
+    assert label.label_time == datetime.fromtimestamp(1, UTC)
 
 
 def test_people_without_a_history_begin_thirty_days_ago(settings: Settings) -> None:
