@@ -17,14 +17,16 @@ from typing import Any
 
 from numba import njit
 
-part: Any = njit(nogil=True, _nrt=False)
+part: Any = njit(nogil=True, _nrt=False, error_model="numpy", forceinline=True)
+# For sums and maxima of values that are never NaN, whose order may be changed.
+orderless: Any = njit(forceinline=True, nogil=True, _nrt=False, error_model="numpy", fastmath={"nnan", "nsz"})
 inlined: Any = njit(inline="always", _nrt=False)  # for what is called once with many arrays
-entry: Any = njit(cache=True, nogil=True, _nrt=False)
+entry: Any = njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 
 
 def source_stamp(*modules: ModuleType) -> str:
-    """Hash of the modules' source files."""
-    digest = hashlib.sha256()
+    """Hash of the modules' source files and of this one."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())  # how they are compiled counts as well
     for module in modules:
         if module.__file__ is None:
             raise ValueError(f"{module.__name__} has no source file")

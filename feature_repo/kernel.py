@@ -3,30 +3,36 @@
 Payments are folded in the order they arrive. A payment's features use what arrived before it and nothing
 else; what each feature means is said in `features.CATALOGUE` and checked against a naive oracle in the
 tests.
+
+The loop takes BLOCK payments at a time: first what depends on the payment alone, then the user's records one after
+the other, then logarithms and distances, so that those are computed several at a time (`_measure`, `_features`,
+`_finish`).
 """
 
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from feature_repo import elementary, memory, sketches, state
 from feature_repo import features as catalogue
-from feature_repo import memory, sketches, state
-from feature_repo.compiled import entry, part, source_stamp
+from feature_repo.compiled import entry, orderless, part, source_stamp
+from feature_repo.elementary import arc_sine, log, log_double, sine
 from feature_repo.features import AIRLINER_KM_PER_HOUR, RING_SIZE, SHRINK_K, WIDTH
 from feature_repo.hashing import Events
 from feature_repo.memory import CONFLICT, DUPLICATE, FOLDED, LATE, State, add, advance, seen
-from feature_repo.sketches import SET_PLACES, Set, fetch, is_new, log, log_count, remember, total
-from feature_repo.state import DAY, DAYS, HOUR, SECOND, States
+from feature_repo.sketches import SET_PLACES, Set, fetch, is_new, newest, remember, total
+from feature_repo.state import DAY, HOUR, SECOND, States
 
 __all__ = ["CONFLICT", "DUPLICATE", "FOLDED", "LATE", "WIDTH", "fold", "preview"]
 
 Vector = npt.NDArray[np.float32]
 Window = tuple[Any, float]  # payments and the sum of their amounts
-AHEAD = 3  # payments between asking for a record and folding into it
+AHEAD = 4  # payments between asking for a record and folding into it
+BLOCK = 64  # payments taken together: their numbers stay in the first-level cache
 
 SMALL_SHARE = 0.2  # a payment under this share of the user's mean is small (card testing)
 PRIOR_VARIANCE = 1.0  # of log amounts, before a user has shown their own
@@ -49,67 +55,106 @@ _RECENT_Z, _RATE_7D, _REPEATS = catalogue.positions(["amount_z_7d", "rate_7d", "
 _VOLUME, _RISK_7D, _RISK_30D = catalogue.positions(["merchant_volume_30d", "merchant_risk_7d", "merchant_risk_30d"])
 
 
+_LOGARITHMS = catalogue.positions(
+    [
+        "amount_ratio_7d", "amount_ratio_30d", "amount_to_max", "count_10m", "count_1h", "count_24h", "rate_24h",
+        "spend_24h", "since_last", "merchants_24h", "locations_24h", "travel_speed", "small_run_1h", "history",
+        "rate_7d", "merchant_repeats_24h", "merchant_volume_30d",
+    ]
+)  # fmt: skip
+
+
+class Block(NamedTuple):
+    """What a block of payments needs besides its features; one entry per payment."""
+
+    log_amount: npt.NDArray[np.float64]
+    cos: npt.NDArray[np.float64]  # of the clock angle, UTC
+    sin: npt.NDArray[np.float64]
+    from_latitude: npt.NDArray[np.float64]  # degrees, of the user's last payment with coordinates
+    from_longitude: npt.NDArray[np.float64]
+    to_latitude: npt.NDArray[np.float64]  # and of this one
+    to_longitude: npt.NDArray[np.float64]
+    hours: npt.NDArray[np.float64]  # between the two; infinite where one of them is missing
+    scale: Vector  # [BLOCK, WIDTH] of a logarithm; 0 where a feature is none
+
+    @classmethod
+    def empty(cls) -> "Block":
+        scale = np.zeros((BLOCK, WIDTH), np.float32)
+        scale[:, _LOGARITHMS] = 1.0
+        return cls._make([*np.zeros((8, BLOCK)), scale])
+
+
 @part
-def _above(ratio: float) -> Any:
-    """log((1 + ratio) / 2): half the logarithm around 1, the logarithm far above, bounded below.
+def _measure(block: Block, time: npt.NDArray[np.int64], amount: npt.NDArray[np.float64]) -> None:
+    """What depends on the payments alone."""
+    for i in range(time.shape[0]):
+        block.log_amount[i] = log_double(1.0 + amount[i])
+    for i in range(time.shape[0]):
+        days = time[i] / DAY
+        turns = days - np.floor(days) - 0.5  # half a day early: sine and cosine change their signs
+        block.sin[i] = -sine(turns)
+        block.cos[i] = sine(abs(turns) - 0.25)
+
+
+@part
+def _above(ratio: float) -> float:
+    """What log((1 + ratio) / 2) is taken of: half the logarithm around 1, the logarithm far above, bounded below.
 
     A payment of next to nothing is no more remarkable than a small one. Under a plain logarithm the smallest
     payments are the furthest from usual, and hide those that are five times too large.
     """
-    return log(0.5 + 0.5 * ratio)
+    return 0.5 + 0.5 * ratio
 
 
 @part
-def _shrunk_ratio(amount: float, count: int, amounts: float) -> Any:
-    """The amount against the mean, weighted by how much history backs the mean; 0 without history."""
-    if count == 0 or amounts <= 0.0:
-        return np.float32(0.0)
-    return _above(amount * count / amounts) * np.float32(count / (count + SHRINK_K))
+def _ratio(amount: float, window: Window) -> float:
+    """The amount against the window's mean; 1, as usual, without any."""
+    count, amounts = window
+    return amount * count / amounts if amounts > 0.0 else 1.0
 
 
 @part
-def _shrunk_z(value: float, weight: float, mean: float, squares: float) -> float:
+def _trust(weight: float) -> float:
+    """How far payments that weigh so much in all are believed, 0 to 1."""
+    return weight / (weight + SHRINK_K)
+
+
+@part
+def _shrunk_z(
+    value: float, weight: float, mean: float, squares: float, column: int, out: Vector, scale: Vector
+) -> None:
     """(value - mean) / deviation of payments that weigh so much in all, both drawn towards ordinary.
 
     Below the mean it grows with the logarithm only, as _above does.
     """
-    deviation = math.sqrt((squares + SHRINK_K * PRIOR_VARIANCE) / (weight + SHRINK_K))
-    z = (value - mean) / deviation
-    return weight / (weight + SHRINK_K) * (z if z >= 0.0 else -log(1.0 - z))
+    z = (value - mean) / math.sqrt((squares + SHRINK_K * PRIOR_VARIANCE) / (weight + SHRINK_K))
+    trust = _trust(weight)
+    out[column] = trust * z if z >= 0.0 else 1.0 - z
+    scale[column] = 0.0 if z >= 0.0 else -trust
 
 
-@part
-def _km_per_hour(lat1: float, lon1: float, t1: int, lat2: float, lon2: float, t2: int) -> float:
-    """Great-circle speed between two payments (haversine)."""
-    rad = math.pi / 180.0
-    a = (
-        math.sin((lat2 - lat1) * rad / 2) ** 2
-        + math.cos(lat1 * rad) * math.cos(lat2 * rad) * math.sin((lon2 - lon1) * rad / 2) ** 2
-    )
-    km = 2 * EARTH_RADIUS_KM * math.asin(math.sqrt(min(1.0, max(0.0, a))))
-    return km / max(abs(t2 - t1) / HOUR, MIN_TRAVEL_HOURS)
-
-
-@part
-def _week(s: State) -> Window:
-    """Payments and amounts of the newest seven daily tiles."""
-    count, amounts = np.int64(0), 0.0
-    for day in range(s.day_head - 6, s.day_head + 1):
-        count += s.day_count[day % DAYS]
-        amounts += s.day_sum[day % DAYS]
-    return count, amounts
+@orderless
+def _largest(s: State) -> Any:
+    """Amount of the user's last payments; 0 without any."""
+    held = min(s.count, RING_SIZE)
+    largest = np.float32(0.0)
+    for i in range(RING_SIZE):
+        amount = s.ring_amount[i] if i < held else np.float32(0.0)
+        largest = amount if amount > largest else largest
+    return largest
 
 
 @part
 def _ring(
     s: State, now: int, small: float, merchant: Any, merchants: Set, places: Set, round_: int
-) -> tuple[int, int, int, int, int, int, Any]:
+) -> tuple[int, int, int, int, int, int]:
     """Of the user's last payments: how many within 10 minutes, within 1 hour and small ones among those, distinct
-    merchants and places and payments at this merchant within 24 hours, the largest amount."""
+    merchants and places and payments at this merchant within 24 hours."""
     in_10m, in_1h, small_run = 0, 0, 0
-    shops, towns, repeats, largest = 0, 0, 0, np.float32(0.0)
+    shops, towns, repeats = 0, 0, 0
+    if now - s.newest >= DAY:  # so are all of them
+        return in_10m, in_1h, small_run, shops, towns, repeats
     for i in range(min(s.count, RING_SIZE)):
-        largest = max(largest, s.ring_amount[i])
         age = now - s.ring_time[i]
         if age < DAY:
             shops += is_new(merchants, s.ring_merchant[i], round_)
@@ -119,90 +164,121 @@ def _ring(
                 in_1h += 1
                 in_10m += age < HOUR // 6
                 small_run += s.ring_amount[i] < small
-    return in_10m, in_1h, small_run, shops, towns, repeats, largest
+    return in_10m, in_1h, small_run, shops, towns, repeats
 
 
 @part
-def _amounts(s: State, amount: float, log_amount: float, week: Window, month: Window, largest: Any, out: Vector) -> Any:
-    """The amount against the user's earlier ones; returns the ratio to the month's mean."""
+def _amounts(
+    s: State, amount: float, log_amount: float, week: Window, month: Window, out: Vector, scale: Vector
+) -> None:
+    """The amount against the user's earlier ones."""
     n = s.count
     out[_AMOUNT_LOG] = log_amount
-    out[_RATIO_7D] = _shrunk_ratio(amount, *week)
-    ratio = _shrunk_ratio(amount, *month)
-    out[_RATIO_30D] = ratio
-    out[_Z] = _shrunk_z(log_amount, n, s.log_mean, s.log_m2)
+    out[_RATIO_7D] = _above(_ratio(amount, week))
+    scale[_RATIO_7D] = _trust(max(week[0], 1))
+    out[_RATIO_30D] = _above(_ratio(amount, month))
+    scale[_RATIO_30D] = _trust(max(month[0], 1))
+    _shrunk_z(log_amount, n, s.log_mean, s.log_m2, _Z, out, scale)
     weight, mean, squares = s.recent_weight, 0.0, 0.0
     if n:
         mean = s.recent_log / weight
         squares = max(0.0, s.recent_square - mean * s.recent_log)
-    out[_RECENT_Z] = _shrunk_z(log_amount, weight, mean, squares)
-    out[_TO_MAX] = _above(amount / largest) if largest > 0.0 else 0.0
-    return ratio
+    _shrunk_z(log_amount, weight, mean, squares, _RECENT_Z, out, scale)
+    largest = _largest(s)
+    out[_TO_MAX] = _above(amount / largest if largest > 0.0 else 1.0)
 
 
 @part
-def _bursts(s: State, t: int, now: int, week: Window, month: Window, hour: tuple[int, int], out: Vector) -> None:
-    """Counts and sums against the user's own rate; `hour` is payments of 10 minutes and of 1 hour."""
-    in_10m, in_1h = hour
+def _bursts(s: State, t: int, now: int, week: Window, month: Window, out: Vector) -> None:
+    """Counts and sums against the user's own rate."""
     day_count, day_sum = total(s.hour_count, s.hour_sum)
     days_known = min(30.0, max(1.0, (now - s.first) / DAY)) if s.count else 1.0
     daily, daily_sum = month[0] / days_known, month[1] / days_known
-    days = min(7.0, days_known)
-    out[_COUNT_10M] = log_count(in_10m)
-    out[_COUNT_1H] = log_count(in_1h)
-    out[_COUNT_24H] = log_count(day_count)
-    out[_RATE_24H] = log((1.0 + day_count) / (1.0 + daily))
-    out[_RATE_7D] = log((1.0 + week[0]) / (1.0 + daily * days))
-    out[_SPEND_24H] = _above(day_sum / daily_sum) if daily_sum > 0.0 else 0.0
-    out[_SINCE] = log(1.0 + (t - s.newest) / SECOND) if s.count and t > s.newest else 0.0
+    out[_COUNT_24H] = 1.0 + day_count
+    out[_RATE_24H] = (1.0 + day_count) / (1.0 + daily)
+    out[_RATE_7D] = (1.0 + week[0]) / (1.0 + daily * min(7.0, days_known))
+    out[_SPEND_24H] = _above(day_sum / daily_sum if daily_sum > 0.0 else 1.0)
+    out[_SINCE] = 1.0 + (t - s.newest) / SECOND if s.count and t > s.newest else 1.0
 
 
 @part
-def _merchant(stats: npt.NDArray[np.float32], out: Vector) -> None:
-    """From the merchant's row of the snapshot (snapshot.COLUMNS)."""
-    out[_VOLUME] = log(1.0 + stats[1])
-    out[_RISK_7D] = stats[2]
-    out[_RISK_30D] = stats[3]
+def _travel(s: State, t: int, latitude: float, longitude: float, block: Block, at: int) -> None:
+    """Notes where the user comes from, for _finish."""
+    here = not (math.isnan(latitude) or math.isnan(longitude))
+    block.hours[at] = np.inf
+    block.to_latitude[at] = latitude if here else 0.0
+    block.to_longitude[at] = longitude if here else 0.0
+    if here and s.has_geo:
+        block.hours[at] = max(abs(t - s.geo_time) / HOUR, MIN_TRAVEL_HOURS)
+        block.from_latitude[at] = s.latitude
+        block.from_longitude[at] = s.longitude
 
 
 @part
 def _features(
     s: State, t: int, amount: float, log_amount: float, cos: float, sin: float, known: tuple[bool, bool, bool, bool],
-    merchant: int, lat: float, lon: float, merchants: Set, places: Set, round_: int, out: Vector,
+    merchant: int, stats: Vector, merchants: Set, places: Set, round_: int, out: Vector, scale: Vector,
 ) -> None:  # fmt: skip
-    """Features of one payment from the state before it, but the merchant's; tiles are already advanced to `now`."""
+    """Features of one payment from the state before it, but the speed; tiles are already advanced to `now`.
+
+    Of _LOGARITHMS `out` gets what they are taken of, `scale` what they are multiplied by where it is not 1.
+    """
     n = s.count
     now = max(t, s.newest) if n else t
-    weight = np.float32(n / (n + SHRINK_K))
-    week, month = _week(s), total(s.day_count, s.day_sum)
+    weight = _trust(n)
+    week, month = newest(s.day_count, s.day_sum, s.day_head, 7), total(s.day_count, s.day_sum)
     small = SMALL_SHARE * month[1] / month[0] if month[0] else 0.0
     shop = np.uint32(merchant & np.uint64(0xFFFFFFFF))
-    in_10m, in_1h, small_run, shops, towns, repeats, largest = _ring(s, now, small, shop, merchants, places, round_)
-    ratio = _amounts(s, amount, log_amount, week, month, largest, out)
-    _bursts(s, t, now, week, month, (in_10m, in_1h), out)
+    in_10m, in_1h, small_run, shops, towns, repeats = _ring(s, now, small, shop, merchants, places, round_)
+    _amounts(s, amount, log_amount, week, month, out, scale)
+    _bursts(s, t, now, week, month, out)
+    out[_COUNT_10M] = 1.0 + in_10m
+    out[_COUNT_1H] = 1.0 + in_1h
     out[_HOUR_DISTANCE] = weight - (cos * s.hour_cos + sin * s.hour_sin) / (n + SHRINK_K)
     known_merchant, known_place, known_method, known_device = known
     out[_NEW_MERCHANT] = 0.0 if known_merchant else weight
-    out[_MERCHANTS_24H] = log_count(shops)
+    out[_MERCHANTS_24H] = 1.0 + shops
     out[_NEW_LOCATION] = 0.0 if known_place else weight
-    out[_LOCATIONS_24H] = log_count(towns)
-    out[_SPEED] = 0.0
-    if s.has_geo and not (math.isnan(lat) or math.isnan(lon)):
-        speed = _km_per_hour(s.latitude, s.longitude, s.geo_time, lat, lon, t)
-        out[_SPEED] = log(1.0 + speed / AIRLINER_KM_PER_HOUR)
+    out[_LOCATIONS_24H] = 1.0 + towns
     out[_NEW_METHOD] = 0.0 if known_method else weight
     out[_NEW_DEVICE] = 0.0 if known_device else weight
-    run = log_count(small_run)
-    out[_SMALL_RUN] = run
-    out[_JUMP] = run * max(np.float32(0.0), ratio)
-    out[_REPEATS] = log_count(repeats)
-    out[_HISTORY] = log_count(n)
+    out[_SMALL_RUN] = 1.0 + small_run
+    out[_HISTORY] = 1.0 + n
+    out[_REPEATS] = 1.0 + repeats
+    out[_VOLUME] = 1.0 + stats[1]  # the merchant's row of the snapshot (snapshot.COLUMNS)
+    out[_RISK_7D] = stats[2]
+    out[_RISK_30D] = stats[3]
+
+
+@part
+def _finish(block: Block, flags: npt.NDArray[np.uint8], out: Vector) -> None:
+    """Speeds, logarithms and what is made of them, of a block's features [n, WIDTH]; NaN for repeats."""
+    for i in range(out.shape[0]):
+        out[i, _SPEED] = 1.0 + _km(block, i) / block.hours[i] / AIRLINER_KM_PER_HOUR
+    for i in range(out.shape[0]):
+        for column in range(WIDTH):
+            value, scale = out[i, column], block.scale[i, column]
+            out[i, column] = value if scale == 0.0 else scale * log(value)
+    for i in range(out.shape[0]):
+        out[i, _JUMP] = out[i, _SMALL_RUN] * max(np.float32(0.0), out[i, _RATIO_30D])
+        if flags[i] & (FOLDED | DUPLICATE | CONFLICT):
+            out[i, :] = np.nan
+
+
+@part
+def _km(block: Block, i: int) -> float:
+    """Great-circle distance between two payments (haversine)."""
+    north = sine((block.to_latitude[i] - block.from_latitude[i]) / 720.0)
+    east = sine((block.to_longitude[i] - block.from_longitude[i]) / 720.0)
+    cosines = sine(0.25 - abs(block.from_latitude[i]) / 360.0) * sine(0.25 - abs(block.to_latitude[i]) / 360.0)
+    a = north * north + cosines * east * east
+    return 2.0 * EARTH_RADIUS_KM * arc_sine(math.sqrt(min(1.0, a)))
 
 
 @cache
 def _fold() -> Callable[..., None]:
     """The compiled loop over payments, compiled anew when the files it takes constants from change."""
-    folding: Callable[..., None] = _compiled_fold(source_stamp(catalogue, memory, sketches, state))
+    folding: Callable[..., None] = _compiled_fold(source_stamp(catalogue, elementary, memory, sketches, state))
     return folding
 
 
@@ -213,45 +289,45 @@ def _compiled_fold(stamp: str) -> Callable[..., None]:
         identity: npt.NDArray[np.uint64], payload: npt.NDArray[np.uint64], time: npt.NDArray[np.int64],
         amount: npt.NDArray[np.float64], merchant: npt.NDArray[np.uint64], place: npt.NDArray[np.uint64],
         method: npt.NDArray[np.uint64], device: npt.NDArray[np.uint64], latitude: npt.NDArray[np.float64],
-        longitude: npt.NDArray[np.float64], stats: npt.NDArray[np.float32], sets: Set,
+        longitude: npt.NDArray[np.float64], stats: npt.NDArray[np.float32], sets: Set, block: Block,
         out: npt.NDArray[np.float32], flags: npt.NDArray[np.uint8],
     ) -> None:  # fmt: skip
         stamp  # noqa: B018 - makes it part of the closure, see compiled.py
-        for i in range(slots.shape[0]):
-            if i + AHEAD < slots.shape[0]:
-                fetch(states, slots[i + AHEAD])
-            s = states[slots[i]]
-            if s.partition == partition and offsets[i] <= s.offset and partition >= 0:
-                flags[i] = FOLDED
-                out[i, :] = np.nan
-                continue
-            s.partition = partition
-            s.offset = offsets[i]
-            again = seen(s, identity[i], payload[i])
-            if again:
-                flags[i] = again
-                out[i, :] = np.nan
-                continue
-            flags[i] = LATE if s.count and time[i] < s.newest else 0
-            advance(s, time[i])
-            log_amount = math.log1p(amount[i])
-            angle = np.float32((time[i] % DAY) * (2.0 * math.pi / DAY))
-            cos, sin = math.cos(angle), math.sin(angle)
-            known = (
-                remember(s.merchants, merchant[i]),
-                remember(s.places, place[i]),
-                remember(s.methods, method[i]),
-                device[i] == 0 or remember(s.devices, device[i]),
-            )
-            _features(
-                s, time[i], amount[i], log_amount, cos, sin, known, merchant[i], latitude[i], longitude[i],
-                sets[0], sets[1], i, out[i],
-            )  # fmt: skip
-            _merchant(stats[i], out[i])
-            add(
-                s, time[i], amount[i], log_amount, cos, sin, identity[i], payload[i], merchant[i], place[i],
-                method[i], latitude[i], longitude[i],
-            )  # fmt: skip
+        for start in range(0, slots.shape[0], BLOCK):
+            stop = min(start + BLOCK, slots.shape[0])
+            _measure(block, time[start:stop], amount[start:stop])
+            for i in range(start, stop):
+                if i + AHEAD < slots.shape[0]:
+                    fetch(states, slots[i + AHEAD])
+                s = states[slots[i]]
+                if s.partition == partition and offsets[i] <= s.offset and partition >= 0:
+                    flags[i] = FOLDED
+                    continue
+                s.partition = partition
+                s.offset = offsets[i]
+                flags[i] = seen(s, identity[i], payload[i])
+                if flags[i]:
+                    continue
+                flags[i] = LATE if s.count and time[i] < s.newest else 0
+                advance(s, time[i])
+                known = (
+                    remember(s.merchants, merchant[i]),
+                    remember(s.places, place[i]),
+                    remember(s.methods, method[i]),
+                    device[i] == 0 or remember(s.devices, device[i]),
+                )
+                at = i - start
+                log_amount, cos, sin = block.log_amount[at], block.cos[at], block.sin[at]
+                _travel(s, time[i], latitude[i], longitude[i], block, at)
+                _features(
+                    s, time[i], amount[i], log_amount, cos, sin, known, merchant[i], stats[i], sets[0], sets[1], i,
+                    out[i], block.scale[at],
+                )  # fmt: skip
+                add(
+                    s, time[i], amount[i], log_amount, cos, sin, identity[i], payload[i], merchant[i], place[i],
+                    method[i], latitude[i], longitude[i],
+                )  # fmt: skip
+            _finish(block, flags[start:stop], out[start:stop])
 
     return fold_rows
 
@@ -278,7 +354,7 @@ def fold(
     )  # fmt: skip
     _fold()(
         states, _plain(slots), int(partition), _plain(offsets), *(_plain(column) for column in columns),
-        np.full((2, SET_PLACES), -1, np.int64), out, flags,
+        np.full((2, SET_PLACES), -1, np.int64), Block.empty(), out, flags,
     )  # fmt: skip
     return out, flags
 

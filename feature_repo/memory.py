@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from feature_repo.compiled import part
+from feature_repo.elementary import halved
 from feature_repo.features import RING_SIZE
 from feature_repo.sketches import clear_skipped
 from feature_repo.state import DAY, DAYS, HOUR, HOURS
@@ -17,7 +18,6 @@ State = Any  # one record of STATE_DTYPE, as compiled code sees it
 
 RESET_AFTER = 30 * DAY  # silence, in event time, after which a user starts afresh
 RECENT_HALF_LIFE = 7 * DAY
-_DECAY = math.log(2.0) / RECENT_HALF_LIFE  # per microsecond
 
 # Flags of a payment, combined by or.
 LATE = 1  # its event time lies behind the user's newest
@@ -83,7 +83,7 @@ def advance(s: State, t: int) -> None:
         s.day_head = day
         return
     if t > s.newest:
-        faded = math.exp(-(t - s.newest) * _DECAY)
+        faded = halved((t - s.newest) / RECENT_HALF_LIFE)
         s.recent_weight *= faded
         s.recent_log *= faded
         s.recent_square *= faded
@@ -111,7 +111,7 @@ def add(
     if s.count == 0:
         s.first = t
         s.newest = t
-    weight = math.exp(-(s.newest - t) * _DECAY) if t < s.newest else 1.0
+    weight = halved((s.newest - t) / RECENT_HALF_LIFE) if t < s.newest else 1.0
     s.recent_weight += weight
     s.recent_log += weight * log_amount
     s.recent_square += weight * log_amount * log_amount

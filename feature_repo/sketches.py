@@ -1,9 +1,8 @@
-"""What the kernel is made of: tiles, filters and sets over a state record, logarithms, and cache lines.
+"""What the kernel is made of: tiles, filters and sets over a state record, and cache lines.
 
 Everything here is compiled into the kernel's one loop.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -20,33 +19,22 @@ Set = npt.NDArray[np.int64]  # see is_new
 SET_PLACES = 2 * RING_SIZE  # never more than half full
 CACHE_LINE = 64
 
-# log(1 + n) of small counts: rings hold at most 32 payments, and most users few payments a day.
-_LOG_COUNT = np.log1p(np.arange(1_024)).astype(np.float32)
-
-
-@part
-def log(value: float) -> Any:
-    """Natural logarithm in single precision, which is what a feature holds: half the time of a double."""
-    return math.log(np.float32(value))
-
-
-@part
-def log_count(count: int) -> Any:
-    return _LOG_COUNT[count] if count < _LOG_COUNT.shape[0] else log(1.0 + count)
-
 
 @part
 def remember(bits: npt.NDArray[np.uint64], value: int) -> bool:
     """Add a hash to a Bloom filter; whether it was there. 4 probes by double hashing (Kirsch, Mitzenmacher 2006)."""
-    size = np.uint64(bits.shape[0] * 64)
+    last = np.uint64(bits.shape[0] * 64 - 1)  # sizes are powers of two
     step = (value >> np.uint64(33)) | np.uint64(1)
     known = np.uint64(1)
     for probe in range(4):
-        at = (value + np.uint64(probe) * step) % size
-        word, bit = np.int64(at >> np.uint64(6)), at & np.uint64(63)
-        known &= bits[word] >> bit
-        bits[word] |= np.uint64(1) << bit
-    return known != np.uint64(0)
+        at = (value + np.uint64(probe) * step) & last
+        known &= bits[np.int64(at >> np.uint64(6))] >> (at & np.uint64(63))
+    if known:  # the usual case: nothing is written
+        return True
+    for probe in range(4):
+        at = (value + np.uint64(probe) * step) & last
+        bits[np.int64(at >> np.uint64(6))] |= np.uint64(1) << (at & np.uint64(63))
+    return False
 
 
 @part
@@ -67,21 +55,44 @@ def clear_skipped(
     counts: npt.NDArray[np.uint32], sums: npt.NDArray[np.float32], head: int, now: int, size: int
 ) -> None:
     """Empty the tiles between the newest one and `now`, which becomes the newest."""
-    first = max(head + 1, now - size + 1)
-    for tile in range(first, now + 1):
-        counts[tile % size] = np.uint32(0)
-        sums[tile % size] = np.float32(0)
+    if now - head >= size:
+        counts[:] = 0
+        sums[:] = 0
+        return
+    at = head % size
+    for _ in range(now - head):
+        at = at + 1 if at + 1 < size else 0
+        counts[at] = np.uint32(0)
+        sums[at] = np.float32(0)
 
 
 @part
 def total(counts: npt.NDArray[np.uint32], sums: npt.NDArray[np.float32]) -> tuple[Any, float]:
-    """Payments and amounts in all tiles; two sums at a time, as each waits for its last addition."""
-    count, even, odd = np.int64(0), 0.0, 0.0
-    for pair in range(counts.shape[0] // 2):
-        count += np.int64(counts[2 * pair]) + np.int64(counts[2 * pair + 1])
-        even += sums[2 * pair]
-        odd += sums[2 * pair + 1]
-    return count, even + odd
+    """Payments and amounts in all tiles; four sums at a time, as each waits for its last addition."""
+    count, size = np.int64(0), counts.shape[0]
+    for tile in range(size):
+        count += np.int64(counts[tile])
+    a, b, c, d = 0.0, 0.0, 0.0, 0.0
+    for at in range(0, size - 3, 4):
+        a += sums[at]
+        b += sums[at + 1]
+        c += sums[at + 2]
+        d += sums[at + 3]
+    for at in range(size - size % 4, size):
+        a += sums[at]
+    return count, (a + b) + (c + d)
+
+
+@part
+def newest(counts: npt.NDArray[np.uint32], sums: npt.NDArray[np.float32], head: int, tiles: int) -> tuple[Any, float]:
+    """Payments and amounts in so many tiles up to the newest one."""
+    count, amounts = np.int64(0), 0.0
+    at = head % counts.shape[0]
+    for _ in range(tiles):
+        count += np.int64(counts[at])
+        amounts += sums[at]
+        at = at - 1 if at else counts.shape[0] - 1
+    return count, amounts
 
 
 @intrinsic

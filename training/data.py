@@ -233,9 +233,10 @@ def joined(
 ) -> TrainingSet:
     """Feast keeps no row order: rows meet by transaction id."""
     place = pc.index_in(window["transaction_id"], value_set=vectors["transaction_id"].combine_chunks())
-    x = np.column_stack([vectors[name].to_numpy() for name in NAMES]).astype(np.float32)
-    x = x[place.fill_null(0).to_numpy()]
-    scored = pc.is_valid(place).to_numpy() & np.isfinite(x).all(axis=1)
+    at = place.fill_null(0).to_numpy()
+    scored = pc.is_valid(place).to_numpy()
+    for name in NAMES:
+        scored &= np.isfinite(vectors[name].to_numpy())[at]
     order = np.flatnonzero(scored)
     ids = window["transaction_id"].combine_chunks()
     time = _microseconds(window["event_time"])
@@ -243,11 +244,14 @@ def joined(
     if not len(order):
         raise BadConfiguration("the window's payments have no features", remedy="vigil replay")
     rows = window.take(pa.array(order))
+    x = np.empty((len(order), len(NAMES)), np.float32)  # column by column: ten million rows are there once, not thrice
+    for position, name in enumerate(NAMES):
+        x[:, position] = vectors[name].to_numpy()[at[order]]
     cut_us = int(cut.timestamp() * MICROSECONDS)
     labelled = pc.is_valid(rows["label_time"]).to_numpy()
     arrived = np.where(labelled, _microseconds(rows["label_time"]), np.iinfo(np.int64).max) <= cut_us
     return TrainingSet(
-        x=x[order],
+        x=x,
         columns=NAMES,
         transaction_id=rows["transaction_id"].combine_chunks(),
         user_id=rows["user_id"].combine_chunks(),

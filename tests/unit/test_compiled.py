@@ -34,6 +34,6 @@ def test_stamp_of_cached_code_covers_all_it_is_made_of(module: str) -> None:
 
 
 def test_stamp_is_of_the_sources() -> None:
-    content = b"".join(Path(str(module.__file__)).read_bytes() for module in (json_tokens, words))
+    content = b"".join(Path(str(module.__file__)).read_bytes() for module in (compiled, json_tokens, words))
     assert compiled.source_stamp(json_tokens, words) == hashlib.sha256(content).hexdigest()
     assert compiled.source_stamp(json_tokens) != compiled.source_stamp(words)
