@@ -34,7 +34,6 @@ from feature_repo.transaction import HISTORY_SCHEMA
 from pipelines import daily
 from pipelines.cli import app
 from pipelines.live import export
-from pipelines.merchants import snapshots_in
 from pipelines.replay import replay
 from pipelines.state import snapshots
 from pipelines.state.rebuild import rebuild
