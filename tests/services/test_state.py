@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 from confluent_kafka import TopicPartition
+from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner, Result
 
 from feature_repo.errors import (
@@ -26,12 +27,11 @@ from feature_repo.errors import (
 )
 from feature_repo.hashing import partitions_of
 from feature_repo.keys import fence_key, state_key
-from feature_repo.merchants import SCHEMA as MERCHANTS
 from feature_repo.settings import Settings
 from feature_repo.snapshot_store import SnapshotStore
 from feature_repo.state import DAY
 from feature_repo.transaction import HISTORY_SCHEMA
-from pipelines import daily
+from pipelines import daily, online
 from pipelines.cli import app
 from pipelines.live import export
 from pipelines.replay import replay
@@ -40,9 +40,12 @@ from pipelines.state.rebuild import rebuild
 from pipelines.state.show import show, sizes
 from pipelines.state.sweep import SILENCE, sweep
 from streaming.job import EARLIEST, Job
-from streaming.run import check_redis, only_one
+from streaming.lock import only_one
+from streaming.metrics import StreamMetrics
+from streaming.run import check_redis
 from streaming.states import StateStore
 from tests.cases.decided import PARTITIONS, Stream
+from tests.unit.streams import snapshot_of
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 USERS = 7
@@ -58,7 +61,9 @@ class Live(Stream):
 
     def starts(self) -> dict[int, int]:
         """As the job itself finds out, which also refuses to start."""
-        told = json.loads(Job(self.settings).starting_offsets())[self.settings.topic]
+        told = json.loads(Job(self.settings, StreamMetrics(CollectorRegistry())).starting_offsets())[
+            self.settings.topic
+        ]
         return {int(partition): 0 if offset == EARLIEST else offset for partition, offset in told.items()}
 
     def run(self, *pieces: list[dict[str, Any]]) -> None:
@@ -310,12 +315,8 @@ def test_what_neither_log_nor_snapshot_holds_needs_a_history_that_does(live: Liv
 
 
 def test_the_merchants_that_were_lost_with_the_states_come_back(live: Live) -> None:
-    folder = live.settings.home / "data" / live.settings.data
-    folder.mkdir(parents=True)
-    row = {"merchant": "shop 1", "event_timestamp": START, "created": START}
-    numbers = {field.name: 1 for field in MERCHANTS if field.name not in row}
-    pq.write_table(pa.Table.from_pylist([row | numbers], MERCHANTS), folder / "merchants.parquet")
-    (newest,) = snapshots_in(folder / "merchants.parquet")
+    newest = snapshot_of({"shop 1": (1.0, 1.0, 1.0, 1.0)}, int(START.timestamp() * 1e6))
+    online.keep(live.settings, newest)
     live.send(payments(0, 20))
     live.decide(newest)
     live.redis.flushdb()
@@ -324,7 +325,7 @@ def test_the_merchants_that_were_lost_with_the_states_come_back(live: Live) -> N
         assert store.current() == newest.id
 
     live.redis.flushdb()
-    (folder / "merchants.parquet").unlink()
+    live.ask("DELETE FROM merchant_snapshots WHERE id = %(id)s", id=newest.id)
     done = rebuild(live.settings)
     assert (done.merchants, done.merchants_lost) == (None, newest.id)
 
@@ -333,7 +334,7 @@ def test_a_rebuild_is_refused_while_the_stream_runs_and_stops_when_another_takes
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live.run(payments(0, 30))
-    with only_one(live.settings), pytest.raises(AlreadyRunning) as refused:
+    with only_one(live.settings, "stream"), pytest.raises(AlreadyRunning) as refused:
         rebuild(live.settings)
     assert "vigil down" in refused.value.remedy
     replace = StateStore.replace
