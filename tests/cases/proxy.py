@@ -35,29 +35,40 @@ class Proxy:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(self._target)
                 self._open += [client, server]
-                threading.Thread(target=self._forward, args=(client, server, True), daemon=True).start()
-                threading.Thread(target=self._forward, args=(server, client, False), daemon=True).start()
+                broken = threading.Event()
+                threading.Thread(target=self._requests, args=(client, server, broken), daemon=True).start()
+                threading.Thread(target=self._answers, args=(client, server, broken), daemon=True).start()
 
-    def _forward(self, source: socket.socket, sink: socket.socket, from_client: bool) -> None:
-        try:
-            while piece := source.recv(READ_BYTES):
+    def _requests(self, client: socket.socket, server: socket.socket, broken: threading.Event) -> None:
+        with suppress(OSError):
+            while piece := client.recv(READ_BYTES):
                 cut = self.cut
-                if from_client and cut is not None and cut.needle in piece:
+                if cut is not None and cut.needle in piece:
                     self.cut, self.cuts = None, self.cuts + 1
-                    if cut.heard:
-                        sink.sendall(piece)
-                        sink.recv(1)  # it has answered, so it has done it; nobody will read the rest
+                    broken.set()
+                    if not cut.heard:
+                        break
+                server.sendall(piece)
+        _hang_up(client, server)
+
+    def _answers(self, client: socket.socket, server: socket.socket, broken: threading.Event) -> None:
+        """Until the server hangs up, or has answered what the client shall not hear: it has done it then."""
+        with suppress(OSError):
+            while piece := server.recv(READ_BYTES):
+                if broken.is_set():
                     break
-                sink.sendall(piece)
-        except OSError:
-            pass
-        for end in (source, sink):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                client.sendall(piece)
+        _hang_up(client, server)
 
     def close(self) -> None:
         for each in (self._listener, *self._open):
             each.close()
+
+
+def _hang_up(*ends: socket.socket) -> None:
+    for end in ends:
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
