@@ -51,12 +51,16 @@ class Normalisation:
     soft_clip: float
 
     @classmethod
-    def fit(cls, rows: FloatArray, soft_clip: float) -> "Normalisation":
+    def fit(cls, x: FloatArray, kept: tuple[int, ...], soft_clip: float) -> "Normalisation":
         """Median and interquartile range; mean and deviation where half the values are one and the same."""
-        low, median, high = np.quantile(rows, (0.25, 0.5, 0.75), axis=0)
+        quartiles, moments = np.empty((3, len(kept))), np.empty((2, len(kept)))
+        for place, column in enumerate(kept):  # one at a time: of a large table a copy more is gigabytes
+            values = x[:, column].astype(np.float64)
+            moments[:, place] = values.mean(), values.std()
+            quartiles[:, place] = np.quantile(x[:, column], (0.25, 0.5, 0.75))
+        low, median, high = quartiles
         spread = (high - low) / IQR_OF_A_NORMAL
-        wide = rows.astype(np.float64)
-        mean, deviation = wide.mean(axis=0), wide.std(axis=0)
+        mean, deviation = moments
         # A spread far under the deviation says the column is nearly constant with a few other values.
         robust = spread > 0.1 * deviation
         center, scale = np.where(robust, median, mean), np.where(robust, spread, deviation)
@@ -230,11 +234,12 @@ def fit_autoencoder(x: npt.ArrayLike, recipe: Recipe | None = None, known: npt.A
     if known.shape[1] != x.shape[1]:
         raise BadConfiguration(f"known anomalies of shape {known.shape}, rows to train on have {x.shape[1]} columns")
     kept = varying(x)
-    rows_in = x[:, kept]
-    normalisation = Normalisation.fit(rows_in, recipe.soft_clip)
-    rows = normalisation(torch.from_numpy(rows_in))
-    within = rows.clamp(-recipe.reach, recipe.reach)
-    trained = [train(within, recipe, network) for network in range(recipe.seeds)]
+    normalisation = Normalisation.fit(x, kept, recipe.soft_clip)
+    rows = torch.empty(len(x), len(kept))
+    for start in range(0, len(x), SLICE_ROWS):
+        chosen = np.ascontiguousarray(x[start : start + SLICE_ROWS, kept])
+        rows[start : start + SLICE_ROWS] = normalisation(torch.from_numpy(chosen))
+    trained = [train(rows, recipe, network) for network in range(recipe.seeds)]
     members = tuple(_member(fit, rows, recipe) for fit in trained)
     odd = normalisation(torch.from_numpy(np.ascontiguousarray(known[:, kept])))
     weights = _weights(members, rows, odd, recipe.belief)
@@ -257,7 +262,7 @@ def _member(fit: Trained, rows: Tensor, recipe: Recipe) -> Member:
             within = part.clamp(-recipe.reach, recipe.reach)
             squares[start : start + SLICE_ROWS] = (part - fit.network(within)).square()
     variance = squares.mean(dim=0, dtype=torch.float64).to(torch.float32).clamp(min=recipe.variance_floor)
-    tail = fit_tail((squares / variance).numpy(), (RESOLUTION / variance).numpy())
+    tail = fit_tail(squares.div_(variance).numpy(), (RESOLUTION / variance).numpy())
     return Member(fit.network, recipe.reach, variance, tail)
 
 

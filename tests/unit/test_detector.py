@@ -121,7 +121,7 @@ def test_enormous_values_give_finite_scores(detector: Detector) -> None:
 def test_normalisation_can_be_undone() -> None:
     rows = correlated(1_000, WIDTH - 1, seed=12)[:, 1:]
     rows[0] *= 50
-    fitted = Normalisation.fit(rows, soft_clip=5.0)
+    fitted = Normalisation.fit(rows, tuple(range(rows.shape[1])), soft_clip=5.0)
     import torch
 
     back = fitted.undone(fitted(torch.from_numpy(rows))).numpy()
