@@ -256,12 +256,14 @@ def varying(x: FloatArray) -> tuple[int, ...]:
 
 def _member(fit: Trained, rows: Tensor, recipe: Recipe) -> Member:
     squares = torch.empty_like(rows)
+    total = torch.zeros(rows.shape[1], dtype=torch.float64)
     with fixed_threads(), torch.no_grad():
         for start in range(0, len(rows), SLICE_ROWS):
             part = rows[start : start + SLICE_ROWS]
             within = part.clamp(-recipe.reach, recipe.reach)
             squares[start : start + SLICE_ROWS] = (part - fit.network(within)).square()
-    variance = squares.mean(dim=0, dtype=torch.float64).to(torch.float32).clamp(min=recipe.variance_floor)
+            total += squares[start : start + SLICE_ROWS].sum(dim=0, dtype=torch.float64)
+    variance = (total / len(rows)).to(torch.float32).clamp(min=recipe.variance_floor)
     tail = fit_tail(squares.div_(variance).numpy(), (RESOLUTION / variance).numpy())
     return Member(fit.network, recipe.reach, variance, tail)
 
