@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from feature_repo.errors import DependencyDown
 from feature_repo.settings import Settings
+from streaming.watch import Span, spans
 
 READ_RECORDS, READ_S = 50_000, 0.2  # at a time: so many, or what comes within so long
 SILENCE_S = 30.0  # of Kafka, after which it is taken to be away
@@ -38,14 +39,10 @@ def record(settings: Settings, partition: int, offset: int) -> Message | None:
     return None
 
 
-def kept(settings: Settings) -> dict[int, tuple[int, int]]:
+def kept(settings: Settings) -> dict[int, Span]:
     """By partition the oldest offset Kafka still has, and the one after its newest. Raises DependencyDown."""
-    with consumer(settings) as client, _reached(settings):
-        partitions = client.list_topics(settings.topic, timeout=SILENCE_S).topics[settings.topic].partitions
-        return {
-            number: client.get_watermark_offsets(TopicPartition(settings.topic, number), timeout=SILENCE_S)
-            for number in partitions
-        }
+    with consumer(settings) as client:
+        return spans(client, settings.topic, settings.kafka_bootstrap, SILENCE_S)
 
 
 def first_after(settings: Settings, partition: int, micros: int) -> int:

@@ -18,7 +18,7 @@ from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from feature_repo.errors import DependencyDown, SchemaBreak, StateAhead, StateLost, VigilError, WorkerDied
 from feature_repo.settings import Settings
@@ -31,6 +31,7 @@ from streaming.publish import ORIGIN_HEADER, Publisher
 from streaming.records import PROCESSING_FAILED
 from streaming.repair import publish_unpublished
 from streaming.scoring import pins
+from streaming.spark import spark_session
 from streaming.states import StateStore
 from streaming.task import RESULT_SCHEMA, TaskResult, run_task
 
@@ -221,47 +222,27 @@ def _of_a_worker(error: Exception) -> bool:
 
 def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession":
     """A Spark session for the stream: Arrow in large pieces, no speculation, nothing beyond loopback."""
-    from pyspark.sql import SparkSession
-
-    options: dict[str, Any] = {
-        "spark.jars": ",".join(str(jar) for jar in jars),
-        "spark.driver.host": settings.bind,
-        "spark.driver.bindAddress": settings.bind,
+    os.environ["PYSPARK_PYTHON"] = sys.executable  # the only way Spark takes it outside spark-submit
+    options = {
         "spark.driver.memory": "1g",
         # On two cores the optimising compiler was the busiest thread for the first minutes (20 µs a record,
         # measured 2026-11), for code that takes a tenth of the road; so was concurrent marking of a small heap.
         "spark.driver.extraJavaOptions": "-XX:+UseParallelGC -XX:TieredStopAtLevel=1",
         "spark.ui.port": settings.spark_ui_port,
-        "spark.ui.showConsoleProgress": "false",
         "spark.ui.retainedJobs": 100,
         "spark.ui.retainedStages": 100,
         "spark.sql.ui.retainedExecutions": 50,
-        "spark.sql.session.timeZone": "UTC",
-        "spark.sql.shuffle.partitions": settings.partitions,
         "spark.sql.execution.arrow.maxRecordsPerBatch": ARROW_ROWS,
         "spark.sql.execution.arrow.maxBytesPerBatch": 256 << 20,  # large payloads must not fill the driver's memory
-        "spark.sql.streaming.minBatchesToRetain": 2,
-        "spark.sql.streaming.numRecentProgressUpdates": 20,
         # Asked for new offsets a hundred times a second by default: a tenth of a core, for Kafka as well.
         "spark.sql.streaming.pollingDelay": "40ms",
-        # A checkpoint file costs two forks of `chmod` with a checksum beside it, one without.
-        "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.apache.hadoop.fs.local.RawLocalFs",
         "spark.python.worker.reuse": "true",
         "spark.python.daemon.module": "streaming.daemon",
         "spark.python.unix.domain.socket.enabled": "true",
         "spark.speculation": "false",
         "spark.task.maxFailures": 1,
-        "spark.sql.warehouse.dir": str(settings.home / "spark" / "warehouse"),
-        "spark.local.dir": str(settings.home / "spark" / "local"),
-        "spark.log.level": "WARN",
     }
-    # The only way Spark takes either outside spark-submit; the second is where its web page listens.
-    os.environ["PYSPARK_PYTHON"] = sys.executable
-    os.environ["SPARK_LOCAL_IP"] = settings.bind
-    builder = SparkSession.builder.master(master).appName("vigil-stream")
-    for name, value in options.items():
-        builder = builder.config(name, str(value))
-    return builder.getOrCreate()
+    return spark_session(settings, jars, master, "stream", settings.home / "spark", options)
 
 
 def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_up: bool) -> "StreamingQuery":

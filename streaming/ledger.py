@@ -48,7 +48,7 @@ RANGE = """
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp())
 """
 FAILED = """
-    SELECT kafka_offset, detail FROM dead_letters
+    SELECT kafka_offset FROM dead_letters
     WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s AND code = %s
 """
 PUBLISHED = """
@@ -123,11 +123,11 @@ class Ledger:
             assert row is not None  # an upsert always returns its row
             return int(row[0])
 
-    def failed(self, partition: int, first: int, until: int) -> dict[int, str]:
-        """Offsets given up as PROCESSING_FAILED, and why: they were never folded and never will be."""
+    def failed(self, partition: int, first: int, until: int) -> list[int]:
+        """Offsets given up as PROCESSING_FAILED: they were never folded and never will be."""
         with self.transaction() as cursor:
             cursor.execute(FAILED, (self._topic, partition, first, until, PROCESSING_FAILED))
-            return dict(cursor.fetchall())
+            return [offset for (offset,) in cursor.fetchall()]
 
     def commit(self, done: Range, committed: int, decisions: bytes, dead_letters: bytes) -> None:
         """Write a range and move the ledger from `committed` to its end, all or nothing.

@@ -224,7 +224,7 @@ class Road:
         """Which payments the states lack; what was given up as PROCESSING_FAILED stays out of them for good."""
         keep = offsets >= folded_until
         if folded_until < committed:
-            keep &= ~np.isin(offsets, list(self._ledger.failed(partition, folded_until, committed)))
+            keep &= ~np.isin(offsets, self._ledger.failed(partition, folded_until, committed))
         return keep
 
     def _refuse_schema_break(

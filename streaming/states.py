@@ -163,13 +163,6 @@ class StateStore:
         except redis.RedisError as error:
             raise self._down(error) from error
 
-    def memory(self) -> int:
-        """Bytes Redis uses for everything it holds."""
-        try:
-            return int(cast(dict[str, int], self._redis.info("memory"))["used_memory"])
-        except redis.RedisError as error:
-            raise self._down(error) from error
-
     def close(self) -> None:
         self._redis.close()
 

@@ -30,14 +30,14 @@ class Span(NamedTuple):
         return max(0, self.high - max(position, self.low))
 
 
-def spans(consumer: Consumer, topic: str, bootstrap: str) -> dict[int, Span]:
+def spans(consumer: Consumer, topic: str, bootstrap: str, timeout_s: float = KAFKA_TIMEOUT_S) -> dict[int, Span]:
     """By partition. Raises DependencyDown, BadConfiguration without the topic."""
     try:
-        found = consumer.list_topics(topic, timeout=KAFKA_TIMEOUT_S).topics[topic]
+        found = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
         if found.error is not None:
             raise BadConfiguration(f"topic {topic}: {found.error.str()}", remedy="vigil up makes the topics")
         return {
-            partition: Span(*consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=KAFKA_TIMEOUT_S))
+            partition: Span(*consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=timeout_s))
             for partition in found.partitions
         }
     except KafkaException as error:

@@ -5,7 +5,6 @@ windows are counted anew from what topic `decisions` still holds, and none that 
 """
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from feature_repo.errors import DependencyDown, WindowsStopped
 from feature_repo.settings import Settings
 from streaming.lock import only_one
+from streaming.spark import spark_session
 from streaming.window_store import WindowStore
 from streaming.windows import bursts, by_minute, payments
 
@@ -141,30 +141,12 @@ def count(
 
 def session(settings: Settings, jars: list[Path]) -> "SparkSession":
     """One core, a small heap, no page: this process shall not be in the way of the stream."""
-    from pyspark.sql import SparkSession
-
-    options: dict[str, Any] = {
-        "spark.jars": ",".join(str(jar) for jar in jars),
-        "spark.driver.host": settings.bind,
-        "spark.driver.bindAddress": settings.bind,
+    options = {
         "spark.driver.memory": "640m",
         "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
         "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",
-        "spark.sql.session.timeZone": "UTC",
         "spark.sql.adaptive.enabled": "false",  # no plan with state can use it, and each start warns of it
-        "spark.sql.shuffle.partitions": settings.partitions,  # a checkpoint keeps the number it began with
-        "spark.sql.streaming.minBatchesToRetain": 2,
         "spark.sql.streaming.maxBatchesToRetainInMemory": 1,
-        "spark.sql.streaming.numRecentProgressUpdates": 20,
         "spark.sql.streaming.pollingDelay": "100ms",
-        "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.apache.hadoop.fs.local.RawLocalFs",
-        "spark.sql.warehouse.dir": str(settings.home / "windows" / "warehouse"),
-        "spark.local.dir": str(settings.home / "windows" / "local"),
-        "spark.log.level": "WARN",
     }
-    os.environ["SPARK_LOCAL_IP"] = settings.bind
-    builder = SparkSession.builder.master("local[1]").appName("vigil-windows")
-    for name, value in options.items():
-        builder = builder.config(name, str(value))
-    return builder.getOrCreate()
+    return spark_session(settings, jars, "local[1]", "windows", settings.home / "windows", options)

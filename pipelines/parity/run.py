@@ -17,6 +17,7 @@ from pipelines.online import Seed, snapshots_of
 from pipelines.parity.recompute import Logged, Mismatch, Recomputation
 from pipelines.replay import batches
 from pipelines.requests import Cursor
+from streaming.ledger import FAILED
 from streaming.records import PROCESSING_FAILED
 from training.registration import mlflow_client
 
@@ -145,8 +146,11 @@ def _checked(settings: Settings, cursor: Cursor, seeded: Seed | None, drawn: lis
     read = 0
     for partition in {one.partition for one in drawn}:
         last = max(one.offset for one in drawn if one.partition == partition)
-        for offsets, values, ingested in log.records(settings, partition, _start(seeded, partition), last + 1):
-            kept = ~np.isin(offsets, _given_up(cursor, settings, partition))
+        start = _start(seeded, partition)
+        cursor.execute(FAILED, (settings.topic, partition, start, last + 1, PROCESSING_FAILED))
+        given_up = [offset for (offset,) in cursor]  # never folded by the stream either
+        for offsets, values, ingested in log.records(settings, partition, start, last + 1):
+            kept = ~np.isin(offsets, given_up)
             again.take(partition, offsets[kept], values.filter(pa.array(kept)), ingested[kept])
             read += len(offsets)
     gone = _not_retained(settings, cursor, seeded, drawn)  # after reading: what was deleted meanwhile counts too
@@ -163,15 +167,6 @@ def _checked(settings: Settings, cursor: Cursor, seeded: Seed | None, drawn: lis
         else:
             checked.append(one)
     return Parity(len(checked), again.mismatches(checked), dict(unchecked), read)
-
-
-def _given_up(cursor: Cursor, settings: Settings, partition: int) -> list[int]:
-    """Offsets that the stream gave up without folding them."""
-    cursor.execute(
-        "SELECT kafka_offset FROM dead_letters WHERE kafka_topic = %s AND kafka_partition = %s AND code = %s",
-        (settings.topic, partition, PROCESSING_FAILED),
-    )
-    return [offset for (offset,) in cursor]
 
 
 def _not_retained(settings: Settings, cursor: Cursor, seeded: Seed | None, drawn: list[Logged]) -> set[str]:

@@ -20,6 +20,7 @@ from pipelines.reconcile.outcomes import Seen
 from pipelines.requests import Cursor
 from streaming import indexer
 from streaming.decisions import decision_id, row_id
+from streaming.watch import Span
 from training.data import midnight
 
 SETTLE_S = 60.0  # how long what is on its way may take
@@ -104,7 +105,7 @@ def _unpublished(settings: Settings, seen: Seen) -> list[str]:
     return [f"{settings.topic}-{number} from {first}" for number, first in ranges if first < seen.until.get(number, 0)]
 
 
-def _behind(topic: Settings, ends: dict[int, tuple[int, int]]) -> int:
+def _behind(topic: Settings, ends: dict[int, Span]) -> int:
     """Messages below `ends` that the indexer's group has not committed."""
     with log.consumer(topic, indexer.GROUP) as consumer:
         try:

@@ -190,12 +190,11 @@ class _Work:
         with closing(SnapshotStore(self._settings.redis_url)) as store:
             if store.current() is not None:
                 return
-        with self._ledger.transaction() as cursor:
-            kept = online.snapshots_of(cursor, named)
-        if kept:
-            newest = max(kept.values(), key=lambda snapshot: snapshot.effective_at)
-            with closing(SnapshotStore(self._settings.redis_url)) as store:
+            with self._ledger.transaction() as cursor:
+                kept = online.snapshots_of(cursor, named)
+            if kept:
+                newest = max(kept.values(), key=lambda snapshot: snapshot.effective_at)
                 store.publish(newest)
-            done.merchants = newest.id
-            return
+                done.merchants = newest.id
+                return
         done.merchants_lost = min(named, default=None)

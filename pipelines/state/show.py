@@ -102,7 +102,7 @@ def sizes(settings: Settings) -> Sizes:
             records[partition] += len(lengths)
             total[partition] += int(lengths.sum())
             largest = max(largest, int(lengths.max()))
-        return Sizes(dict(records), dict(total), largest, store.memory())
+        return Sizes(dict(records), dict(total), largest, store.size().bytes)
 
 
 def _aggregates(states: States) -> dict[str, Any]:

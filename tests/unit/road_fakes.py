@@ -79,12 +79,12 @@ class FakeLedger:
     def refuses(self, decisions: bytes, dead_letters: bytes) -> str | None:
         return "23514" if any(poison in decisions for poison in self.poison) else None
 
-    def failed(self, partition: int, first: int, until: int) -> dict[int, str]:
-        return {
-            offset_of(row): (row["detail"] or b"").decode()
+    def failed(self, partition: int, first: int, until: int) -> list[int]:
+        return [
+            offset_of(row)
             for where, row in self.letters
             if where == partition and row["code"] == PROCESSING_FAILED.encode() and first <= offset_of(row) < until
-        }
+        ]
 
     def mark_published(self, partition: int, first: int) -> None:
         self.published.append((partition, first))
