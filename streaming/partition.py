@@ -163,6 +163,7 @@ class Road:
         folded = self._fold(records, placed, events, watch)
         fresh = records.offsets[placed.rows] >= committed
         if (folded.flags[fresh] & kernel.FOLDED).any():
+            self._states.confirm(records.partition, attempt)  # a rival that took over meanwhile has folded them
             raise StateCorrupt(f"partition {records.partition}: a user state is ahead of folded_until")
         positions, scores = self._score(placed, folded, fresh, pins.champion)
         watch.lap("score")
@@ -367,7 +368,7 @@ class Road:
         )
 
     def _refused(self, decisions: Decisions, letters: list[DeadLetter]) -> dict[int, str]:
-        """Offsets whose rows PostgreSQL refuses, and why; no more of them than make a SCHEMA_BREAK."""
+        """Offsets whose rows PostgreSQL refuses, and why; each user's first, all of them where it is a SCHEMA_BREAK."""
         reasons: dict[int, str] = {}
 
         def refused_decision(rows: slice) -> bool:
@@ -386,8 +387,13 @@ class Road:
 
         n = len(decisions) + len(letters)
         most = max(self._settings.dead_letter_floor, int(self._settings.dead_letter_ceiling * n)) + 1
-        culprits(len(decisions), refused_decision, most)
+        found = culprits(len(decisions), refused_decision, most)
         culprits(len(letters), refused_letter, most)
+        if len(found) < most:  # without a user's first, the later ones may come to something else: next time
+            users = decisions.payments.column("user_id").take(pa.array(found, pa.int64())).to_pylist()
+            first = {user: position for position, user in zip(reversed(found), reversed(users), strict=True)}
+            for position in set(found) - set(first.values()):
+                del reasons[int(decisions.offsets[position])]
         log.error("partition %d: PostgreSQL refuses rows of offsets %s", decisions.partition, sorted(reasons)[:20])
         return reasons
 

@@ -84,6 +84,11 @@ class StateStore:
                 pipe.mset(records)
             pipe.set(folded_key(partition), folded_until)
 
+    def confirm(self, partition: int, attempt: str) -> None:
+        """Raises Fenced where another attempt claimed the partition since."""
+        with self._fenced(partition, attempt):
+            pass
+
     def replace(self, partition: int, attempt: str, users: list[str], states: States, folded_until: int) -> None:
         """Put other records in the place of all of a partition's; sealed here, raises Fenced as `save` does.
 

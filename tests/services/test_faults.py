@@ -12,7 +12,7 @@ import psycopg2.extensions
 import pytest
 import redis
 
-from feature_repo.errors import DependencyDown
+from feature_repo.errors import DependencyDown, Fenced
 from feature_repo.keys import state_keys
 from feature_repo.settings import Settings
 from streaming.ledger import Ledger
@@ -125,6 +125,21 @@ def test_connections_cut_around_commit_and_exec_decide_every_offset_once(site: S
     stored = dict(zip(USERS, client.mget(state_keys(USERS, 0)), strict=True))  # type: ignore[arg-type]
     client.close()
     assert stored == calm.states.records
+
+
+def test_a_job_that_slept_while_another_decided_is_fenced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, rival = site.road(), site.road()
+    claim = slow._states.claim
+
+    def claim_then_sleep(*args: Any, **kwargs: Any) -> int | None:
+        folded = claim(*args, **kwargs)
+        rival.take(records([payment(1), payment(2)]), Pins(PIN), frozenset(), None)
+        return folded
+
+    monkeypatch.setattr(slow._states, "claim", claim_then_sleep)
+    with pytest.raises(Fenced):
+        slow.take(records([payment(1), payment(2)]), Pins(PIN), frozenset(), None)
+    assert rows(site.settings, "SELECT count(*) FROM decisions WHERE kafka_topic = %s") == [(2,)]
 
 
 def test_a_row_that_postgres_itself_refuses_is_buried_and_its_neighbours_are_decided(site: Site) -> None:

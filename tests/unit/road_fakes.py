@@ -110,12 +110,15 @@ class FakeStates:
                 states[row] = np.frombuffer(self.records[user], state.STATE_DTYPE)[0]
         return states
 
+    def confirm(self, partition: int, attempt: str) -> None:
+        if self.fences[partition] != attempt:
+            raise Fenced(partition)
+
     def save(self, partition: int, attempt: str, users: list[str], states: state.States, folded_until: int) -> None:
         if self.fail_save:
             self.fail_save = False
             raise DependencyDown("Redis", "memory", "connection refused")
-        if self.fences[partition] != attempt:
-            raise Fenced(partition)
+        self.confirm(partition, attempt)
         state.seal(states)
         self.records.update({user: states[row].tobytes() for row, user in enumerate(users)})
         self.folded[partition] = folded_until

@@ -162,6 +162,22 @@ def test_another_claim_before_the_save_fences_the_loser() -> None:
     assert not world.states.records
 
 
+def test_a_job_that_slept_while_another_decided_is_fenced_and_calls_no_state_corrupt() -> None:
+    world = World()
+    claim = world.states.claim
+
+    def claim_then_sleep(*args: Any, **kwargs: Any) -> int | None:
+        folded = claim(*args, **kwargs)
+        world.states.claim = claim  # type: ignore[method-assign]
+        world.another().take(records([payment(1)]), Pins(PIN), frozenset(), None)
+        return folded
+
+    world.states.claim = claim_then_sleep  # type: ignore[method-assign]
+    with pytest.raises(Fenced):
+        world.take([payment(1)])
+    assert len(world.ledger.ranges) == 1
+
+
 def test_decisions_without_states_refuse_to_score_from_empty_history() -> None:
     world = World()
     world.take([payment(1)])
@@ -302,6 +318,21 @@ def test_rows_that_postgres_refuses_are_buried_and_leave_no_trace_in_any_state()
     assert buried[3]["detail"] == "PostgreSQL refused the row (SQLSTATE 23514)"
     without.take([None if n in (3, 11) else value for n, value in enumerate(values)])
     assert world.states.records == without.states.records
+
+
+def test_what_is_given_up_does_not_depend_on_how_the_log_is_cut() -> None:
+    """The second is a conflict only because the first was given up, so it must not be given up with it."""
+    values: list[bytes | None] = [payment(1, location="Nowhere"), payment(1), payment(1, location="Nowhere")]
+    whole, cut = World(), World()
+    for world in (whole, cut):
+        world.ledger.poison = frozenset({b"Nowhere"})
+    whole.take(values)
+    for offset, value in enumerate(values):
+        cut.take([value], first=offset)
+    expected = {0: "PROCESSING_FAILED", 2: "ID_CONFLICT"}
+    for world in (whole, cut):
+        assert {x["kafka_offset"]: x["code"] for x in world.documents("transactions.dlq")} == expected
+        assert [x["kafka_offset"] for x in world.documents("decisions")] == [1]
 
 
 def test_a_crash_before_the_save_folds_again_without_what_was_given_up() -> None:

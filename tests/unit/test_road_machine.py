@@ -17,14 +17,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from feature_repo.errors import DependencyDown, Fenced, LedgerMoved, VigilError
+from feature_repo.settings import Settings
 from streaming import steps
 from streaming.decisions import Range
 from streaming.partition import Road
 from streaming.scoring import Pins
 from tests.unit.road_fakes import PIN, FakeLedger, FakeStates, offset_of, rows_of
-from tests.unit.test_road import SETTINGS, World, payment, records
+from tests.unit.test_road import World, payment, records
 
 EXAMPLES = hypothesis_settings(max_examples=40, stateful_step_count=30, deadline=None)
+# Bad records are no fault here: however many there are, the stream goes on.
+SETTINGS = Settings(partitions=1, dead_letter_floor=10_000)
 STEPS = ("parse", "claim", "load", "fold", "score", "shadow", "decide", "encode", "commit", "save", "publish")
 POISON = "Nowhere"
 
