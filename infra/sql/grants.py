@@ -18,7 +18,7 @@ GRANTS: dict[str, tuple[str, ...]] = {
         "SELECT, INSERT, UPDATE, DELETE ON payment_windows",
         "SELECT, INSERT, UPDATE ON window_progress",
         "SELECT ON alembic_version",
-        "EXECUTE ON FUNCTION ensure_decision_partitions(date, integer)",
+        "EXECUTE ON FUNCTION ensure_decision_partitions(date, integer), seal_decision_partition(date)",
     ),
     READER: (
         "SELECT ON decisions, dead_letters, audit, ledger, ledger_ranges, parked_documents, alembic_version",

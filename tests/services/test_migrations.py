@@ -307,3 +307,15 @@ def test_a_wrong_password_is_named_without_the_password(shared: Settings) -> Non
     with pytest.raises(StoreUnavailable, match="password authentication failed") as caught:
         migrate.upgrade(wrong)
     assert "guess" not in str(caught.value)
+
+
+def test_a_day_that_is_over_gets_an_index_of_its_ids_once(database: Settings) -> None:
+    dsn = database.postgres_dsn
+    run(dsn, "SELECT ensure_decision_partitions('2026-01-01', 1)")
+    insert(dsn)
+    for made in (True, False):
+        assert run(dsn, "SELECT seal_decision_partition('2026-01-01')") == [(made,)]
+    assert run(dsn, "SELECT seal_decision_partition('2020-01-01')") == [(False,)]
+    assert run(dsn, "SELECT user_id FROM decisions_of('t1')") == [("u1",)]
+    indexes = run(dsn, "SELECT indexname FROM pg_indexes WHERE tablename = 'decisions_20260101'")
+    assert ("decisions_20260101_transaction",) in indexes
