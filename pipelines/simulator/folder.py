@@ -14,7 +14,7 @@ from pipelines.simulator import days as days_of
 from pipelines.simulator import world as worlds
 from pipelines.simulator.world import Options, World
 
-VERSION = 3  # of the simulator: moves when the same options give other payments
+VERSION = 2  # of the simulator: moves when the same options give other payments
 HISTORY, TRUTH, MANIFEST, PAGE = "history.parquet", "truth.parquet", "manifest.json", "simulation.html"
 
 

@@ -107,15 +107,14 @@ def _priced(world: World, rows: Rows, log_factor: np.ndarray, rng: np.random.Gen
 
 
 def _at(world: World, rows: Rows, merchant: np.ndarray, city: np.ndarray) -> Rows:
-    """The rows moved to other merchants, the buyer being in `city`. `rows.time` is when they are paid."""
+    """The rows moved to other merchants, the buyer being in `city`."""
     market = world.merchants
-    merchant = market.open_on(merchant, (rows.time - world.first_midnight_us) // DAY_US)
     online = market.online[merchant]
     place = np.where(online, city, market.city[merchant]).astype(np.int16)
     latitude, longitude = at_home(world, rows.user, place)
     return replace(
         rows,
-        merchant=merchant,
+        merchant=merchant.astype(np.int32),
         city=place,
         latitude=np.where(online, latitude, market.latitude[merchant]),
         longitude=np.where(online, longitude, market.longitude[merchant]),

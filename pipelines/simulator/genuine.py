@@ -114,7 +114,7 @@ def _where(
     explored = market.all.draw(place, rng.random(count))
     exploring = rng.random(count) < np.where(away, 0.6, who.exploring[user])
     merchant = np.where(exploring, explored, merchant)
-    return market.open_on(merchant, day)
+    return np.where(market.opens[merchant] > day, market.before[merchant], merchant).astype(np.int32)
 
 
 def _how_much(

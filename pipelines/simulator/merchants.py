@@ -96,10 +96,6 @@ class Merchants:
     all: Pool
     valuable: Pool  # categories a thief resells
 
-    def open_on(self, merchant: np.ndarray, day: np.ndarray | int) -> np.ndarray:
-        """int32[m]: the merchants, or where one has not opened by that day, whom people go to until it does."""
-        return np.where(self.opens[merchant] > day, self.before[merchant], merchant).astype(np.int32)
-
 
 def build(seed: int, users: int) -> Merchants:
     """About one merchant per six users, and in every city at least one of each category."""

@@ -119,12 +119,6 @@ def test_a_few_frauds_are_never_reported_and_a_few_genuine_payments_are() -> Non
     assert 0.0005 < (reported[mechanism == 0] > 0).mean() < 0.002
 
 
-def test_nobody_pays_at_a_shop_before_it_opens(people: World, month: list[days_of.Day]) -> None:
-    day = (_joined(month, "time") - people.first_midnight_us) // DAY_US
-    opens = people.merchants.opens[_joined(month, "merchant")]
-    assert (opens > 0).any() and (opens <= day).all()
-
-
 def test_ids_say_nothing_about_labels(people: World) -> None:
     month = list(days_of.stream(world.build(replace(people.options, prevalence=0.05)), 0, DAYS))
     is_fraud = _joined(month, "mechanism") > 0
