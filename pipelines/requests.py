@@ -16,6 +16,7 @@ import psycopg2.extensions
 from psycopg2.extras import Json, RealDictCursor
 
 from feature_repo.errors import StoreUnavailable, VigilError
+from feature_repo.postgres import LIVENESS
 from feature_repo.settings import Settings
 
 Connection = psycopg2.extensions.connection
@@ -86,7 +87,7 @@ def connected(settings: Settings) -> Iterator[Connection]:
     """A connection of the writer. Raises StoreUnavailable, also where it breaks while it is used."""
     try:
         connection = psycopg2.connect(
-            settings.postgres_dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="vigil-lifecycle"
+            settings.postgres_dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="vigil-lifecycle", **LIVENESS
         )
         try:
             yield connection

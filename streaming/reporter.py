@@ -1,0 +1,44 @@
+"""Says in table `conditions` what keeps a job from its whole work."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+
+from feature_repo.conditions import Condition, report
+from feature_repo.errors import DependencyDown, VigilError
+from feature_repo.settings import Settings
+from streaming.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Of one job and topic. With PostgreSQL away it says nothing: who reads the table finds that out by itself."""
+
+    def __init__(self, settings: Settings, job: str) -> None:
+        self._job = f"{job} {settings.topic}"
+        self._settings = settings
+
+    def say(self, found: Sequence[Condition], *, ended: bool = False) -> None:
+        """All that holds now, none for nothing; with `ended` until the job runs again."""
+        try:
+            with (
+                closing(Ledger(self._settings.postgres_dsn, self._settings.topic)) as ledger,
+                ledger.transaction(durable=False) as cursor,
+            ):
+                report(cursor, self._job, found, ended=ended)
+        except DependencyDown as error:
+            log.info("nobody to tell of %s: %s", [one.code for one in found], error)
+
+
+@contextmanager
+def reported(settings: Settings, job: str) -> Iterator[Reporter]:
+    """A reporter; what ends the block is said, and an ordinary end that nothing is amiss."""
+    reporter = Reporter(settings, job)
+    try:
+        yield reporter
+    except VigilError as error:
+        cause = f"payments wait for {error.dependency}" if isinstance(error, DependencyDown) else error.message
+        reporter.say([Condition(error.code, job, cause, error.remedy or f"vigil logs {job}")], ended=True)
+        raise
+    reporter.say([])
