@@ -52,12 +52,15 @@ class Breaker:
         self._tries = 0
 
     def _until_well(self) -> None:
+        said = ""
         while not self._wait(pause_s(self._tries, *self._bounds_s)):
             self._tries += 1
             try:
                 self._probe()
             except VigilError as error:
-                log.info("%s is still away: %s", self.name, error)
+                if str(error) != said:  # once, however long it lasts
+                    log.info("%s is still away: %s", self.name, error)
+                said = str(error)
                 continue
             log.warning("%s is back", self.name)
             self._open = False

@@ -52,7 +52,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0  # bounds of the pauses of a batch th
 PAUSED_POLL_S = 0.5
 MODEL_PAUSES_S = (0.5, 5.0)  # bounds of the pauses between two probes of the model service
 SINK_PAUSES_S = (0.5, 10.0)
-PROBE_S = 0.5  # one row takes milliseconds
 EARLIEST = -2  # Spark's word for the beginning of a partition
 ARROW_ROWS = 100_000  # a range arrives in one or few pieces
 
@@ -288,7 +287,7 @@ class Job:
         return Pins(None)
 
     def _ask_for_a_score(self) -> None:
-        with ModelClient(self._settings.serving_url, min(PROBE_S, self._settings.model_timeout_s)) as client:
+        with ModelClient(self._settings.serving_url, self._settings.model_timeout_s) as client:
             probe(client)
 
     def _learn(self, results: list[TaskResult], pinned: Pins, publish: bool) -> None:
