@@ -40,6 +40,7 @@ class IndexerMetrics:
 
 
 BEHIND_S = 10.0  # a write that waits so long is no busy moment of Elasticsearch's
+BEHIND_RECORDS = 100_000  # as the alert SearchBehind has it
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def watching(
     settings: Settings, topic: str, group: str, metrics: IndexerMetrics, search: SearchWriter, reporter: Reporter
 ) -> Iterator[None]:
     """For as long as the block lasts, `metrics` tell the lag of all indexers of the group together, `reporter` whether
-    this one waits for Elasticsearch."""
+    search is behind."""
 
     def look(consumer: Consumer) -> None:
         ends = spans(consumer, topic, settings.kafka_bootstrap)
@@ -58,9 +59,9 @@ def watching(
         behind = {one.partition: ends[one.partition].after(one.offset) for one in committed}
         for partition, count in behind.items():
             metrics.lag.labels(partition).set(count)
-        since = search.waits_since
+        lag, since = sum(behind.values()), search.waits_since
         waits = since is not None and time.monotonic() - since > BEHIND_S
-        reporter.say([_behind(sum(behind.values()))] if waits else [])
+        reporter.say([_behind(lag)] if waits or lag > BEHIND_RECORDS else [])
 
     with watched(settings, group, look, metrics.looked):
         yield
@@ -70,6 +71,6 @@ def _behind(count: int) -> Condition:
     return Condition(
         "SEARCH_BEHIND",
         "elasticsearch",
-        f"Elasticsearch takes no documents, {count} wait; decisions are not touched",
-        "vigil logs indexer says why, vigil restart elasticsearch; search catches up by itself",
+        f"search lacks the newest {count} decisions or more; they are made all the same",
+        "vigil logs indexer says what Elasticsearch refuses, vigil restart elasticsearch; search catches up by itself",
     )

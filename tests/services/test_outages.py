@@ -24,10 +24,11 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from api.app import create_app
+from feature_repo.errors import DependencyDown
 from feature_repo.settings import Settings
 from feature_repo.switches import INTAKE, PAUSED, RULES_ONLY, RUNNING, SCORED, SCORING
 from pipelines import backfill, switches
-from streaming.publish import DECISIONS
+from streaming.publish import ALERTS, DECISIONS, Publisher
 from tests.cases.model_service import FolderSource, MemoryStates, listening, running, settings_for, worker_for
 from tests.cases.proxy import Proxy, proxied
 from tests.live import environment
@@ -236,6 +237,14 @@ def test_decisions_go_on_while_kafka_refuses_them_and_are_published_without_anot
         config(site.settings, "max.message.bytes", None)
     eventually(lambda: not unpublished(site))
     eventually(lambda: "PUBLISH_BEHIND" not in site.amiss())
+
+
+def test_a_partition_that_is_gone_is_an_error_and_no_wait_without_end(stack: Settings) -> None:
+    publisher = Publisher(stack.kafka_bootstrap, 2.0)
+    publisher.send(ALERTS, 0, [{"key": b"k", "value": b"not a decision"}])  # from here on it knows the topic
+    publisher.flush()
+    with pytest.raises(DependencyDown, match=r"(?i)unknown partition"):
+        publisher.send(ALERTS, 99, [{"key": b"k", "value": b"{}"}])
 
 
 def unpublished(site: Site) -> list[Any]:
