@@ -98,6 +98,13 @@ def connected(settings: Settings) -> Iterator[Connection]:
         raise StoreUnavailable("PostgreSQL", str(host), str(error).strip()) from error
 
 
+def rows(settings: Settings, statement: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """What one statement gives, in a transaction and over a connection of its own. Raises StoreUnavailable."""
+    with connected(settings) as connection, connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
+        cursor.execute(statement, values)
+        return [dict(row) for row in cursor.fetchall()]
+
+
 def audit(
     cursor: Cursor,
     actor: str,

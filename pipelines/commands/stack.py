@@ -61,26 +61,28 @@ def status(as_json: AsJson = False) -> None:
     """Show each service: its state, process and address; then what is degraded, and what to do about it."""
     from feature_repo.transaction import rfc3339
     from infra.local.stack import Stack
-    from pipelines import switches
+    from pipelines import degraded
 
     settings = configuration.load()
     stack = Stack(settings)
     found = stack.status()
-    conditions = switches.found(settings) if any(s.name == "postgres" and s.state == "up" for s in found) else []
+    conditions = degraded.of_services(found)
+    if any(s.name == "postgres" and s.state == "up" for s in found):
+        conditions += degraded.of_jobs(settings)
     if not as_json:
         _table(found)
         for one in conditions:
-            since = f"since {one['since'].astimezone():%H:%M:%S}"
-            Console(highlight=False, soft_wrap=True).print(f"[bold red]{one['code']}[/] {one['component']} {since}")
+            since = f" since {one['since'].astimezone():%H:%M:%S}" if one["since"] else ""
+            Console(highlight=False, soft_wrap=True).print(f"[bold red]{one['code']}[/] {one['component']}{since}")
             typer.echo(f"  {one['cause']}\n  try: {one['remedy']}")
         return
     rows = [
         {"name": s.name, "state": s.state, "pid": s.pid, "url": s.url, "metrics": s.metrics, "detail": s.detail}
         for s in found
     ]
-    degraded = [s.name for s in found if s.degraded] + [one["component"] for one in conditions]
-    said = [{**one, "since": rfc3339(one["since"])} for one in conditions]
-    typer.echo(json.dumps({"services": rows, "degraded": list(dict.fromkeys(degraded)), "conditions": said}, indent=2))
+    components = list(dict.fromkeys(one["component"] for one in conditions))
+    said = [{**one, "since": one["since"] and rfc3339(one["since"])} for one in conditions]
+    typer.echo(json.dumps({"services": rows, "degraded": components, "conditions": said}, indent=2))
 
 
 def logs(

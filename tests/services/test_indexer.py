@@ -19,7 +19,7 @@ from feature_repo.errors import DependencyDown
 from feature_repo.settings import Settings
 from infra.elasticsearch import provision
 from infra.local.stack import Stack
-from pipelines import switches
+from pipelines import degraded
 from streaming import indexer, indexer_metrics, reindex, watch
 from streaming.repair import decision_message
 
@@ -191,7 +191,7 @@ def test_with_elasticsearch_away_it_holds_says_so_and_converges_afterwards(
     monkeypatch.setattr(watch, "EVERY_S", 0.5)
 
     def said() -> dict[str, str]:
-        return {one["code"]: one["remedy"] for one in switches.found(topic.settings)}
+        return {one["code"]: one["remedy"] for one in degraded.of_jobs(topic.settings)}
 
     topic.send(*(topic.decision(n) for n in range(5)))
     topic.index()

@@ -27,7 +27,7 @@ from api.app import create_app
 from feature_repo.errors import DependencyDown
 from feature_repo.settings import Settings
 from feature_repo.switches import INTAKE, PAUSED, RULES_ONLY, RUNNING, SCORED, SCORING
-from pipelines import backfill, switches
+from pipelines import backfill, degraded, switches
 from streaming.publish import ALERTS, DECISIONS, Publisher
 from tests.cases.model_service import FolderSource, MemoryStates, listening, running, settings_for, worker_for
 from tests.cases.proxy import Proxy, proxied
@@ -85,7 +85,7 @@ class Site:
 
     def amiss(self) -> dict[str, Any]:
         """What is degraded, by code."""
-        return {one["code"]: one for one in switches.found(self.settings)}
+        return {one["code"]: one for one in degraded.of_jobs(self.settings)}
 
     def shows(self, sample: str) -> bool:
         """Whether the job's metrics hold this line."""
@@ -283,7 +283,7 @@ def test_at_the_end_every_offset_has_one_outcome_and_lost_states_are_said_with_t
     said = site.amiss()["STATE_LOST"]
     assert said["component"] == "stream" and said["remedy"] == "vigil state rebuild"
     with running(create_app(site.settings)) as url:
-        degraded = httpx.get(f"{url}/ready", timeout=30).json()["degraded"]
-    assert ("STATE_LOST", "vigil state rebuild") in {(one["code"], one["remedy"]) for one in degraded}
+        shown = httpx.get(f"{url}/ready", timeout=30).json()["degraded"]
+    assert ("STATE_LOST", "vigil state rebuild") in {(one["code"], one["remedy"]) for one in shown}
     with psycopg2.connect(site.settings.postgres_dsn) as connection, connection.cursor() as cursor:
         cursor.execute("DELETE FROM conditions WHERE job = %s", (f"stream {site.settings.topic}",))
