@@ -52,6 +52,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0  # bounds of the pauses of a batch th
 PAUSED_POLL_S = 0.5
 MODEL_PAUSES_S = (0.5, 5.0)  # bounds of the pauses between two probes of the model service
 SINK_PAUSES_S = (0.5, 10.0)
+LOOKS_BEHIND = 3
 EARLIEST = -2  # Spark's word for the beginning of a partition
 ARROW_ROWS = 100_000  # a range arrives in one or few pieces
 
@@ -116,6 +117,7 @@ class Job:
         self.waits_for: str | None = None  # the server a batch is held for
         self._repair = True
         self._attempts = 0
+        self._looks_behind = 0
         self._partitions_ensured: date | None = None
         self.busy = Lock()  # held while a batch is taken: who stops the query waits for it
         self.stopped_by: VigilError | None = None
@@ -320,8 +322,12 @@ class Job:
         )
 
     def look_after(self, unpublished: int, age_s: float) -> None:
-        """Ranges left unpublished, and no batch that would see to them: publish them all the same."""
-        if unpublished and age_s > UNPUBLISHED_S:
+        """Publish ranges that were left behind look after look, and no batch that saw to them.
+
+        A single look may find one that a backfill has in hand.
+        """
+        self._looks_behind = self._looks_behind + 1 if unpublished and age_s > UNPUBLISHED_S else 0
+        if self._looks_behind >= LOOKS_BEHIND:
             self.sinks.trip(f"{unpublished} ranges are left behind")
 
 
