@@ -257,7 +257,7 @@ class Job:
         while (standing := self._ledger.switches())[INTAKE] == PAUSED:
             if not said:
                 log.warning("paused: batch %d waits for `vigil switch resume`", number)
-            said = True
+            said, self.waits_for = True, None
             self._sleep(PAUSED_POLL_S)
         return standing[SCORING]
 
