@@ -4,31 +4,41 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
+import psycopg2
+import psycopg2.extensions
+
 from feature_repo.conditions import Condition, report
 from feature_repo.errors import DependencyDown, VigilError
+from feature_repo.postgres import LIVENESS
 from feature_repo.settings import Settings
-from streaming.ledger import Ledger
 
 log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5
+OPTIONS = "-c statement_timeout=5000 -c synchronous_commit=off"  # the next word comes in seconds
 
 
 class Reporter:
     """Of one job and topic. With PostgreSQL away it says nothing: who reads the table finds that out by itself."""
 
     def __init__(self, settings: Settings, job: str) -> None:
+        self._dsn = settings.postgres_dsn
         self._job = f"{job} {settings.topic}"
-        self._settings = settings
 
     def say(self, found: Sequence[Condition], *, ended: bool = False) -> None:
         """All that holds now, none for nothing; with `ended` until the job runs again."""
         try:
             with (
-                closing(Ledger(self._settings.postgres_dsn, self._settings.topic)) as ledger,
-                ledger.transaction(durable=False) as cursor,
+                closing(self._connect()) as connection,
+                connection,
+                connection.cursor() as cursor,
             ):
                 report(cursor, self._job, found, ended=ended)
-        except DependencyDown as error:
-            log.info("nobody to tell of %s: %s", [one.code for one in found], error)
+        except psycopg2.Error as error:
+            log.info("nobody to tell of %s: %s", [one.code for one in found], str(error).strip())
+
+    def _connect(self) -> psycopg2.extensions.connection:
+        return psycopg2.connect(self._dsn, connect_timeout=CONNECT_TIMEOUT_S, options=OPTIONS, **LIVENESS)
 
 
 @contextmanager
