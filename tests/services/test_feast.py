@@ -298,7 +298,9 @@ def test_columns_come_from_the_catalogue(stack: Settings) -> None:
     assert {field.name for field in request.schema} == set(SCHEMA.names) - {"user_id", "merchant"}
 
 
-def test_a_redis_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch, stack: Settings) -> None:
+def test_a_redis_that_hangs_is_given_up_in_time(
+    feast: FeatureStore, stack: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(online_store, "TIMEOUT_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connections wait in its queue for ever
         hung = stack.model_copy(update={"redis_url": f"redis://127.0.0.1:{silent.getsockname()[1]}/0"})

@@ -101,9 +101,8 @@ def config(settings: Settings, name: str, value: str | None) -> None:
     how = AlterConfigOpType.DELETE if value is None else AlterConfigOpType.SET
     entry = ConfigEntry(name, value or "", incremental_operation=how)
     change = ConfigResource(ResourceType.TOPIC, DECISIONS, incremental_configs=[entry])
-    for done in (
-        AdminClient({"bootstrap.servers": settings.kafka_bootstrap}).incremental_alter_configs([change]).values()
-    ):
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    for done in admin.incremental_alter_configs([change]).values():
         done.result(30)
 
 
