@@ -33,6 +33,9 @@ from api.postgres import Database
 from api.search import endpoints as search
 from api.search.repository import SearchRepository
 from api.search.service import SearchService
+from api.switches import endpoints as switches
+from api.switches.repository import SwitchRepository
+from api.switches.service import SwitchService
 from api.traffic import Traffic, log_to_stdout
 from api.transactions import endpoints as transactions
 from api.transactions.repository import TransactionRepository
@@ -57,7 +60,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             "postgres": checks.postgres(database),
             "elasticsearch": checks.http(f"{settings.elasticsearch_url}/_cluster/health"),
             "serving": checks.http(f"{settings.serving_url}/ready"),
-        }
+        },
+        checks.conditions(database),
     )
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -84,6 +88,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(
         labels.router(LabelService(LabelRepository(writing), lambda: datetime.now(UTC), settings.future_tolerance_s))
     )
+    app.include_router(switches.router(SwitchService(SwitchRepository(database, writing))))
     app.include_router(health.router(readiness, registry))
     errors.install(app)
     describe(app)

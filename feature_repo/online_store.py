@@ -35,6 +35,7 @@ from feature_repo.state import STATE_BYTES, States
 RECORD_TAG = "record"  # a view with this tag is one state record per user
 STATE_FIELD = "state"  # the feature that is the record itself
 SCANNED = 1_000  # keys of one round trip
+TIMEOUT_S = 3.0  # of one round trip: without it, a Redis that hangs would take the model service's threads one by one
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Row = tuple[datetime | None, dict[str, Value] | None]
@@ -70,7 +71,7 @@ class VigilOnlineStoreConfig(RedisOnlineStoreConfig):
 def connection_string(redis_url: str) -> str:
     """A Redis URL in the `host:port,name=value` form that Feast's RedisOnlineStore reads."""
     parts = redis.connection.parse_url(redis_url)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-    options = {"db": parts.get("db", 0)}
+    options = {"db": parts.get("db", 0), "socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
     options |= {name: parts[name] for name in ("username", "password") if name in parts}
     if redis_url.startswith("rediss://"):
         options["ssl"] = True
@@ -183,7 +184,9 @@ class VigilOnlineStore(OnlineStore):
     def _redis(self, store: VigilOnlineStoreConfig) -> Iterator[redis.Redis]:
         """Raises StoreUnavailable where it does not answer."""
         if self._client is None:
-            self._client = redis.Redis.from_url(store.redis_url)
+            self._client = redis.Redis.from_url(
+                store.redis_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+            )
         try:
             yield self._client
         except redis.RedisError as error:

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
 
     max_offsets_per_trigger: int = Field(100_000, ge=1, description="payments per Spark batch at most")
     model_timeout_s: float = Field(2.0, gt=0, description="deadline of one call to the model service")
+    publish_timeout_s: float = Field(
+        10.0, ge=1, description="how long Kafka may take to acknowledge decisions before they are published later"
+    )
     dead_letter_ceiling: float = Field(0.2, gt=0, le=1, description="share of bad records that stops the job")
     dead_letter_floor: int = Field(50, ge=0, description="bad records below which the job never stops")
 

@@ -8,27 +8,24 @@ an attempt that lost the partition changes nothing.
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psycopg2
+import psycopg2.errors
 import psycopg2.extensions
 
 from feature_repo.errors import DependencyDown, LedgerMoved, RowRefused
 from feature_repo.features import NAMES
+from feature_repo.postgres import LIVENESS
+from feature_repo.switches import CURRENT
 from streaming.decisions import DUPLICATE, OUTCOMES, SCORED, UNSCORED, Range
 from streaming.records import ID_CONFLICT
 from streaming.rows import DEAD_LETTER_COLUMNS, DECISION_COLUMNS
 
+# What PostgreSQL says when it is away, or for now takes no writes (a standby, after a failover).
+AWAY = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.ReadOnlySqlTransaction)
 COPY_CHUNK_BYTES = 1 << 18
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 60_000
-# A server that vanished without a word is noticed within half a minute, whether we wait or send.
-LIVENESS: dict[str, Any] = {
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
-}
 
 CLAIM = """
     INSERT INTO ledger AS l (kafka_topic, kafka_partition, committed_until, attempt, claimed_at)
@@ -82,7 +79,7 @@ class Ledger:
                 if not durable:
                     cursor.execute("SET LOCAL synchronous_commit = off")
                 yield cursor
-        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        except AWAY as error:
             self.close()
             raise DependencyDown("PostgreSQL", _address(self._dsn), str(error).strip()) from error
 
@@ -107,6 +104,12 @@ class Ledger:
         with self.transaction() as cursor:
             cursor.execute("SELECT kafka_partition, committed_until FROM ledger WHERE kafka_topic = %s", (self._topic,))
             return dict(cursor.fetchall())
+
+    def switches(self) -> dict[str, str]:
+        """How each switch stands, by name."""
+        with self.transaction() as cursor:
+            cursor.execute(CURRENT)
+            return {name: state for name, state, *_ in cursor.fetchall()}
 
     def unpublished(self) -> tuple[int, float]:
         """How many ranges are decided and not yet on Kafka, and for how many seconds the oldest of them."""

@@ -45,7 +45,7 @@ from streaming.ledger import Ledger
 from streaming.publish import Publisher, publish_range
 from streaming.records import EXPECTED_CODES, Records
 from streaming.rows import dead_letter_copy, decision_copy
-from streaming.scoring import Pin, Pins, Scores
+from streaming.scoring import Pin, Pins, Scores, without
 from streaming.states import StateStore
 from streaming.steps import Stopwatch
 
@@ -125,6 +125,8 @@ class Road:
         accepted: frozenset[tuple[int, int, int]],
         merchants: Snapshot | None,
         failed: Mapping[int, str] = NOBODY,
+        *,
+        publish: bool = True,
     ) -> Taken:
         """Decide one range, exactly once.
 
@@ -132,13 +134,13 @@ class Road:
         `accepted` are ranges (partition, first, last offset) whose dead letters an operator accepted;
         `merchants` is the batch's snapshot, None where none was ever made. `failed` are offsets that cannot be
         processed, each with the reason: they become dead letters PROCESSING_FAILED and no part of any state,
-        as do those whose rows PostgreSQL refuses.
+        as do those whose rows PostgreSQL refuses. Without `publish` step 9 is left to the repair.
         Raises LedgerMoved or Fenced when another job has the partition, SchemaBreak, StateLost, StateAhead,
         StateCorrupt, and DependencyDown from a store: the same range may then simply be taken again.
         """
         while True:
             try:
-                return self._take(records, pins, accepted, merchants, failed)
+                return self._take(records, pins, accepted, merchants, failed, publish)
             except _Refused as refused:
                 failed = {**failed, **refused.offsets}
 
@@ -149,6 +151,7 @@ class Road:
         accepted: frozenset[tuple[int, int, int]],
         merchants: Snapshot | None,
         failed: Mapping[int, str],
+        publish: bool,
     ) -> Taken:
         attempt = str(uuid4())
         watch = Stopwatch()
@@ -165,7 +168,7 @@ class Road:
         if (folded.flags[fresh] & kernel.FOLDED).any():
             self._states.confirm(records.partition, attempt)  # a rival that took over meanwhile has folded them
             raise StateCorrupt(f"partition {records.partition}: a user state is ahead of folded_until")
-        positions, scores = self._score(placed, folded, fresh, pins.champion)
+        positions, scores = self._score(placed, folded, fresh, pins)
         watch.lap("score")
         shadow = self._shadow(folded.features[positions], scores, pins.challenger) if pins.challenger else None
         watch.lap("shadow")
@@ -190,7 +193,7 @@ class Road:
         if records.until > folded_until:
             self._states.save(records.partition, attempt, folded.users, folded.states, records.until)
         watch.lap("save")
-        published = self._publish(done, decisions, letters)
+        published = self._publish(done, decisions, letters, publish)
         watch.lap("publish")
         return _taken(done, watch.seconds, published, records.ingested, decisions, letters)
 
@@ -272,12 +275,14 @@ class Road:
     # ---- 5 score
 
     def _score(
-        self, placed: Placed, folded: Folded, fresh: npt.NDArray[np.bool_], pin: Pin | None
+        self, placed: Placed, folded: Folded, fresh: npt.NDArray[np.bool_], pins: Pins
     ) -> tuple[npt.NDArray[np.int64], Scores]:
         """Positions in `placed` of the payments that get a score, and their scores."""
         seen = folded.flags & (kernel.DUPLICATE | kernel.CONFLICT) != 0
         positions = np.flatnonzero(fresh & folded.ours & ~seen)
-        return positions, self._scorer(folded.features[positions], pin)
+        if pins.champion is None:
+            return positions, without(len(positions), pins.silence)
+        return positions, self._scorer(folded.features[positions], pins.champion)
 
     def _shadow(self, features: npt.NDArray[np.float32], scores: Scores, challenger: LoadedModel) -> Shadow | None:
         """What the challenger says of the same payments. Where the champion fell silent nobody else is asked."""
@@ -399,10 +404,10 @@ class Road:
 
     # ---- 9 publish
 
-    def _publish(self, done: Range, d: Decisions, letters: list[DeadLetter]) -> bool:
-        """Put the range on Kafka and note it; False where Kafka did not take it (repaired later)."""
-        if not done.records:
-            return True
+    def _publish(self, done: Range, d: Decisions, letters: list[DeadLetter], publish: bool) -> bool:
+        """Put the range on Kafka and note it; False where that was not to be or not possible (repaired later)."""
+        if not done.records or not publish:
+            return not done.records
         try:
             messages = decision_messages(d)
             alerts = [messages[row] for row in alert_rows(d)]

@@ -19,31 +19,42 @@ from streaming.records import REKEYED
 
 DECISIONS, ALERTS, DEAD_LETTERS = "decisions", "alerts", "transactions.dlq"
 ORIGIN_HEADER = "vigil-origin"  # TOPIC-PARTITION-OFFSET of a record that was produced again to its place
-FLUSH_TIMEOUT_S = 30.0
-QUEUE_MESSAGES = 1_000_000
+QUEUE_MESSAGES, QUEUE_KILOBYTES = 1_000_000, 128 * 1024  # of one process; beyond it `send` waits
 
 
 class Publisher:
-    """One idempotent producer. `flush` raises DependencyDown unless every message since the last is acked."""
+    """One idempotent producer. `flush` raises DependencyDown unless every message since the last is acked.
 
-    def __init__(self, bootstrap: str) -> None:
+    A message has `within_s` to be acknowledged, so nothing here waits longer for Kafka. A producer that failed is
+    given up with what it still holds: whoever published does it again.
+    """
+
+    def __init__(self, bootstrap: str, within_s: float) -> None:
         self._bootstrap = bootstrap
+        self._within_s = within_s
         self._failed: list[str] = []
-        self._producer = Producer(
-            {
-                "bootstrap.servers": bootstrap,
-                "client.id": "vigil-stream",
-                "enable.idempotence": True,
-                "linger.ms": 5,
-                "batch.size": 1_000_000,
-                "batch.num.messages": 50_000,
-                "queue.buffering.max.messages": QUEUE_MESSAGES,
-                "queue.buffering.max.kbytes": 512 * 1024,
-                "compression.type": "lz4",
-                "message.timeout.ms": int(FLUSH_TIMEOUT_S * 1000),
-                "delivery.report.only.error": True,
-            }
-        )
+        self._kept: Producer | None = None
+
+    @property
+    def _producer(self) -> Producer:
+        if self._kept is None:
+            self._kept = Producer(
+                {
+                    "bootstrap.servers": self._bootstrap,
+                    "client.id": "vigil-stream",
+                    "enable.idempotence": True,
+                    "linger.ms": 5,
+                    "batch.size": 1_000_000,
+                    "batch.num.messages": 50_000,
+                    "queue.buffering.max.messages": QUEUE_MESSAGES,
+                    "queue.buffering.max.kbytes": QUEUE_KILOBYTES,
+                    "compression.type": "lz4",
+                    "message.timeout.ms": int(self._within_s * 1000),
+                    "delivery.report.only.error": True,
+                    "log_level": 2,  # what fails is raised; without it, a line per attempt to reconnect
+                }
+            )
+        return self._kept
 
     def send(self, topic: str, partition: int, messages: list[Message]) -> None:
         """Queue messages for one partition, in order."""
@@ -55,7 +66,11 @@ class Publisher:
                 pass  # some are queued, the others carry _error
             except KafkaException as error:
                 raise self._down(str(error)) from error
-            batch = [message for message in batch if message.pop("_error", None) is not None]
+            left = [(message, message.pop("_error")) for message in batch if "_error" in message]
+            for _, refusal in left:
+                if refusal.code() != KafkaError._QUEUE_FULL:  # a topic that is gone
+                    raise self._down(str(refusal))
+            batch = [message for message, _ in left]
             if batch:
                 self._producer.poll(0.1)
 
@@ -74,22 +89,26 @@ class Publisher:
                 return
             except BufferError:
                 self._producer.poll(0.1)
+            except KafkaException as error:
+                raise self._down(str(error)) from error
 
     def flush(self) -> None:
-        left = self._producer.flush(FLUSH_TIMEOUT_S)
-        failed, self._failed = self._failed, []
-        if left or failed:
-            raise self._down(failed[0] if failed else f"{left} messages not acknowledged in time")
+        left = self._producer.flush(self._within_s)
+        if left or self._failed:
+            raise self._down(self._failed[0] if self._failed else f"{left} messages not acknowledged in time")
 
     @property
     def _delivered(self) -> Callable[[KafkaError | None, Any], None]:
+        failed = self._failed
+
         def report(error: KafkaError | None, _: Any) -> None:
             if error is not None:
-                self._failed.append(str(error))
+                failed.append(str(error))
 
         return report
 
     def _down(self, cause: str) -> DependencyDown:
+        self._kept, self._failed = None, []
         return DependencyDown("Kafka", self._bootstrap, cause)
 
 

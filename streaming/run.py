@@ -13,6 +13,7 @@ from feature_repo.settings import Settings
 from streaming.job import Job, session, start
 from streaming.lock import only_one
 from streaming.metrics import StreamMetrics, watching
+from streaming.reporter import reported
 from streaming.warm import warm
 
 log = logging.getLogger(__name__)
@@ -31,19 +32,23 @@ def run(
 ) -> None:
     """Run the job until `stop` is set or, with `until_caught_up`, it has read what the topic holds now.
 
-    Stops between batches. Raises what stopped it otherwise: LedgerMoved, Fenced, StateLost, StateAhead,
-    SchemaBreak, DependencyDown at the start, AlreadyRunning.
+    Stops between batches, at once where one is held. Raises what stopped it otherwise: LedgerMoved, Fenced,
+    StateLost, StateAhead, SchemaBreak, DependencyDown at the start, AlreadyRunning.
     """
-    with only_one(settings, "stream"), served(settings.bind, settings.stream_metrics_port) as registry:
+    with (
+        only_one(settings, "stream"),
+        served(settings.bind, settings.stream_metrics_port) as registry,
+        reported(settings, "stream") as reporter,
+    ):
         check_redis(settings)
         metrics = StreamMetrics(registry)
-        job = Job(settings, metrics, accepted)
+        job = Job(settings, metrics, accepted, stop.wait)
         job.starting_offsets()  # refuse before anything that takes seconds: `vigil state rebuild` waits for the lock
         warm()
         spark = session(settings, jars, master)
         try:
             query = start(spark, job, settings, until_caught_up=until_caught_up)
-            with watching(settings, metrics):
+            with watching(settings, metrics, job, reporter):
                 while query.isActive:
                     if stop.is_set():
                         with job.busy:
@@ -52,7 +57,7 @@ def run(
             if job.stopped_by:
                 raise job.stopped_by
             failure = query.exception()
-            if failure:
+            if failure and not job.interrupted:
                 raise failure
         finally:
             spark.stop()

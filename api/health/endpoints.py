@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from api.health.schemas import Live, Ready
+from api.health.schemas import Degraded, Live, Ready
 from api.health.service import HealthService
 from api.problems import problems
 from feature_repo.errors import Family, VigilError
@@ -31,12 +31,14 @@ def router(service: HealthService, registry: CollectorRegistry) -> APIRouter:
 
     @routes.get("/ready", summary="Everything needed answers", response_model=Ready, responses=problems(503))
     async def ready(request: Request) -> Any:
-        checks = await service.readiness()
+        checks, found = await service.readiness()
+        degraded = [Degraded(**one) for one in found]
         down = [name for name, state in checks.items() if state != "up"]
         if not down:
-            return Ready(checks=checks)
+            return Ready(checks=checks, degraded=degraded)
         body = problem(NotReady(down), request.scope["vigil.request_id"])
-        return JSONResponse({**body, "checks": checks}, NotReady.status, {"Retry-After": "1"}, MEDIA_TYPE)
+        also = {"checks": checks, "degraded": [one.model_dump(mode="json") for one in degraded]}
+        return JSONResponse({**body, **also}, NotReady.status, {"Retry-After": "1"}, MEDIA_TYPE)
 
     @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
     def metrics() -> Response:

@@ -9,6 +9,7 @@ from feature_repo.errors import DependencyDown, Fenced, LedgerMoved, RowRefused,
 from feature_repo.hashing import partitions_of
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot
+from streaming.decisions import RULES_ONLY
 from streaming.partition import Road, Taken
 from streaming.records import Records
 from streaming.scoring import Pin, Pins
@@ -385,3 +386,27 @@ def test_what_kafka_did_not_take_is_left_unpublished() -> None:
     assert not taken.published
     assert not world.ledger.published
     assert world.ledger.committed == {0: 1}
+
+
+def test_rules_only_asks_no_model_and_reviews_every_payment_with_its_features() -> None:
+    world = World()
+    world.road._scorer = None  # type: ignore[assignment]  # whoever asks it fails
+    pins = Pins(None, None, RULES_ONLY)
+    world.road.take(records([payment(1), payment(1), payment(2, currency="EUR")]), pins, frozenset(), None)
+    said = [
+        (x["outcome"], x["unscored_reason"], x["decision"], x["model_version"]) for x in world.documents("decisions")
+    ]
+    assert said == [
+        ("unscored", "RULES_ONLY", "review", None),
+        ("duplicate", None, None, None),
+        ("unscored", "CURRENCY_UNSUPPORTED", "review", None),
+    ]
+    features = {row["transaction_id"]: row["features"] for row in rows_of(world.ledger.copies[0]) if row["features"]}
+    assert features.keys() == {b"t1"}, "a backfill can score it"
+
+
+def test_a_range_that_is_not_to_be_published_is_decided_and_left_to_the_repair() -> None:
+    world = World()
+    taken = world.road.take(records([payment(1)]), Pins(PIN), frozenset(), None, publish=False)
+    assert taken.outcomes == {"scored": 1} and taken.published is False
+    assert len(world.ledger.ranges) == 1 and world.ledger.published == [] and world.publisher.sent == []
