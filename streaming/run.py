@@ -34,7 +34,7 @@ def run(
     Stops between batches. Raises what stopped it otherwise: LedgerMoved, Fenced, StateLost, StateAhead,
     SchemaBreak, DependencyDown at the start, AlreadyRunning.
     """
-    with only_one(settings, "stream"), served(settings.bind, settings.stream_metrics_port) as registry:
+    with only_one(settings, "stream"), served(settings.internal_bind, settings.stream_metrics_port) as registry:
         check_redis(settings)
         metrics = StreamMetrics(registry)
         job = Job(settings, metrics, accepted)
