@@ -3,6 +3,7 @@
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
@@ -13,6 +14,7 @@ from api.scopes import Scope
 from feature_repo.settings import is_loopback
 
 LOCAL = "api"  # who asks, where no key is needed
+MAX_BODY_BYTES = 1 << 20  # of any request; a path that takes one payment or label stops reading sooner
 IPV6_NETWORK = 64  # bits: what one subscriber is given, and can change addresses in
 
 
@@ -50,6 +52,8 @@ class Gate:
             raise HostUnknown
         if needs and self._inside >= self._max_requests:
             raise Busy
+        if connection["method"] != "GET":
+            app = RequestBodyLimitMiddleware(app, MAX_BODY_BYTES)
         self._inside += 1
         try:
             await app(connection, receive, send)
