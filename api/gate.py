@@ -3,11 +3,11 @@
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-from starlette.types import ASGIApp, Receive, Send
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
-from api.errors import Busy, HostUnknown, KeyMissing, KeyRefused, ScopeMissing, TooManyRequests
+from api.errors import BodyTooLarge, Busy, HostUnknown, KeyMissing, KeyRefused, ScopeMissing, TooManyRequests
 from api.keys.ring import Key, KeyRing
 from api.limits import RateLimiter
 from api.scopes import Scope
@@ -41,8 +41,8 @@ class Gate:
     ) -> None:
         """Pass the request on to `app`.
 
-        Raises KeyMissing, KeyRefused, ScopeMissing, TooManyRequests, Busy, HostUnknown; StoreUnavailable where keys
-        cannot be read.
+        Raises KeyMissing, KeyRefused, ScopeMissing, TooManyRequests, BodyTooLarge, Busy, HostUnknown;
+        StoreUnavailable where keys cannot be read.
         """
         if self._keys_wanted or not is_loopback((connection.get("server") or ("",))[0]):
             await self._admit(needs, connection)
@@ -53,7 +53,7 @@ class Gate:
         if needs and self._inside >= self._max_requests:
             raise Busy
         if connection["method"] != "GET":
-            app = RequestBodyLimitMiddleware(app, MAX_BODY_BYTES)
+            receive = _bounded(connection, receive)
         self._inside += 1
         try:
             await app(connection, receive, send)
@@ -74,6 +74,24 @@ class Gate:
             _require(key, offered, needs)
         if key:
             connection["vigil.key"], connection["vigil.actor"] = key.id, key.actor
+
+
+def _bounded(connection: Connection, receive: Receive) -> Receive:
+    """The body as it comes, up to MAX_BODY_BYTES. Raises BodyTooLarge, at once where the length is told."""
+    length = _header(connection, b"content-length")
+    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+        raise BodyTooLarge
+    size = 0
+
+    async def counted() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > MAX_BODY_BYTES:
+            raise HTTPException(413)  # of what fails while FastAPI reads a body, it lets only this kind through
+        return message
+
+    return counted
 
 
 def _require(key: Key | None, offered: str | None, needs: Scope) -> None:
