@@ -155,6 +155,15 @@ class HostUnknown(VigilError):
         super().__init__("without keys this service answers to names of loopback only, such as localhost")
 
 
+class BodyNotJson(VigilError):
+    code = "NOT_JSON"
+    family = Family.REFUSE
+    status = 400
+
+    def __init__(self) -> None:
+        super().__init__("the body is not JSON")
+
+
 class BodyTooLarge(VigilError):
     code = "TOO_LARGE"
     family = Family.REFUSE
@@ -197,6 +206,8 @@ def of_validation(error: RequestValidationError) -> VigilError:
     findings: list[tuple[list[str | int], str]] = []
     for found in error.errors():
         location, kind = list(found["loc"]), str(found["type"])
+        if kind == "json_invalid":
+            return BodyNotJson()
         if location[-1] == "cursor":
             return CursorInvalid()
         if kind == "extra_forbidden":
@@ -215,6 +226,8 @@ def of_validation(error: RequestValidationError) -> VigilError:
 
 def of_http(error: HTTPException, allowed: list[str]) -> VigilError:
     match error.status_code:
+        case 400:  # FastAPI's only use of it: a body that is not text
+            return BodyNotJson()
         case 404:
             return PathUnknown()
         case 405:

@@ -26,7 +26,7 @@ def router(service: KeyService) -> Router:
         "",
         status_code=201,
         summary="Make a key",
-        responses=problems(413, 415, 422, 503),
+        responses=problems(400, 413, 415, 422, 503),
         dependencies=[Depends(json_only)],
     )
     @needs(Scope.ADMIN)

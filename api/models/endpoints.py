@@ -48,7 +48,7 @@ def router(service: ModelsService) -> Router:
         "/{version}/promote",
         status_code=202,
         summary="Make a version champion",
-        responses=problems(404, 415, 422, 503),
+        responses=problems(400, 404, 413, 415, 422, 503),
         dependencies=[Depends(json_only)],
     )
     @needs(Scope.PROMOTE)

@@ -9,8 +9,10 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
+from confluent_kafka.admin import AdminClient, NewTopic
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 from typer.testing import CliRunner
 
 from api.app import create_app
@@ -20,7 +22,7 @@ from pipelines.cli import app as command_line
 from tests.cases.keys import bearer
 from tests.cases.model_service import FolderSource, MemoryStates, listening, running, settings_for, worker_for
 
-NAME = "test_keys"  # of keys made here, as the stack is shared
+NAME = "test_keys"  # of keys, topic and model here, as the stack is shared
 
 
 def vigil(stack: Settings, *words: str) -> Any:
@@ -41,11 +43,14 @@ def api(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[h
     """The service asking for keys, with every store and a model service."""
     source = FolderSource(tmp_path_factory.mktemp("published"))
     source.publish("1")
-    kafka = {"kafka_bootstrap": stack.kafka_bootstrap, "topic": stack.topic}
+    kafka = {"kafka_bootstrap": stack.kafka_bootstrap, "topic": NAME}
+    admin = AdminClient({"bootstrap.servers": stack.kafka_bootstrap})
+    admin.create_topics([NewTopic(NAME, stack.partitions, 1)])[NAME].result(30)
     with listening(worker_for(settings_for(source.folder, **kafka), source, MemoryStates())) as url:
-        wanted = {"serving_url": url, "keys": "on", "requests_per_key": 10**6, "requests_per_address": 10**6}
+        limits = {"keys": "on", "requests_per_key": 10**6, "requests_per_address": 10**6}
+        own = {"serving_url": url, "model_name": NAME}
         with (
-            running(create_app(stack.model_copy(update=wanted))) as address,
+            running(create_app(stack.model_copy(update=limits | own))) as address,
             httpx.Client(base_url=address, timeout=30) as client,
         ):
             yield client
@@ -148,6 +153,8 @@ def test_no_request_of_the_schema_fails_and_every_answer_fits_it(api: httpx.Clie
     schema = schemathesis.openapi.from_url(f"{api.base_url}/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations()]
     for operation, mode in itertools.product(operations, GenerationMode):
+        if mode is GenerationMode.NEGATIVE and not operation.definition.raw["security"]:
+            continue  # it takes nothing that could be wrong
 
         @settings(
             max_examples=EXAMPLES,
@@ -159,6 +166,7 @@ def test_no_request_of_the_schema_fails_and_every_answer_fits_it(api: httpx.Clie
         )
         @given(operation.as_strategy(generation_mode=mode))
         def holds(case: schemathesis.Case) -> None:
-            case.call_and_validate(headers=admin)
+            # What a schema cannot say (times, decimals, the syntax of a search) may be refused, by a name of its own.
+            case.call_and_validate(headers=admin, excluded_checks=[positive_data_acceptance])
 
         holds()
