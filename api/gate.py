@@ -66,7 +66,7 @@ class Gate:
         if key:
             left = await self._per_key.take(key.id)
         else:
-            left = await self._per_address.take(_network((connection.get("client") or ("",))[0]))
+            left = await self._per_address.take(network_of((connection.get("client") or ("",))[0]))
         connection["vigil.headers"] += left.headers
         if left.refused:
             raise TooManyRequests(left.resets_in_s)
@@ -117,7 +117,7 @@ def _host(connection: Connection) -> str:
 
 
 @lru_cache(4_096)
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """What is counted as one address."""
     try:
         parsed = ip_address(address)
