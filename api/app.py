@@ -4,24 +4,35 @@ One package per noun: endpoints (HTTP), service (what happens), repository (the 
 Here they are put together with real stores; nothing is opened before the first request needs it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from api import errors
+from api.audit import endpoints as audit
+from api.audit.repository import AuditRepository
+from api.audit.service import AuditService
 from api.cursor import Cursors, secret_key
 from api.detect import endpoints as detect
 from api.detect.repository import ModelService
 from api.detect.service import DetectService
+from api.gate import Gate
 from api.health import endpoints as health
 from api.health import repository as checks
 from api.health.service import HealthService
+from api.keys import endpoints as keys
+from api.keys.repository import KeyRepository
+from api.keys.ring import KeyRing
+from api.keys.service import KeyService
 from api.labels import endpoints as labels
 from api.labels.repository import LabelRepository
 from api.labels.service import LabelService
+from api.limits import Counters, RateLimiter
 from api.metrics import endpoints as metrics
 from api.metrics.repository import WindowRepository
 from api.metrics.service import WindowService
@@ -63,33 +74,55 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         },
         checks.conditions(database),
     )
+    keep = KeyRepository(writing)
+    ring = KeyRing(keep)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        noting = asyncio.create_task(ring.keep())
         yield
+        noting.cancel()
+        await ring.flush()
         await models.close()
         documents.close()
         registered.close()
         writing.close()
         database.close()
 
-    app = FastAPI(title="Vigil", version="1", lifespan=lifespan, redirect_slashes=False)
-    app.include_router(detect.router(DetectService(models)))
-    app.include_router(
-        transactions.router(TransactionService(TransactionRepository(database), cursors, models.artifact_of))
+    app = FastAPI(
+        title="Vigil",
+        version="1",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
     )
-    app.include_router(search.router(SearchService(documents, cursors)))
-    app.include_router(metrics.router(WindowService(WindowRepository(database), cursors)))
+    counters = Counters(settings.redis_url)
+    app.state.gate = Gate(
+        ring,
+        RateLimiter(counters, "key", settings.requests_per_key),
+        RateLimiter(counters, "address", settings.requests_per_address),
+        keys_wanted=settings.keys_wanted,
+        max_requests=settings.requests_at_once,
+    )
     asked = RequestRepository(database, writing)
-    app.include_router(versions.router(ModelsService(registered, asked, settings.model_name)))
-    app.include_router(
-        labels.router(LabelService(LabelRepository(writing), lambda: datetime.now(UTC), settings.future_tolerance_s))
-    )
-    app.include_router(switches.router(SwitchService(SwitchRepository(database, writing))))
-    app.include_router(health.router(readiness, registry))
+    clock = partial(datetime.now, UTC)
+    for routes in (
+        transactions.router(TransactionService(TransactionRepository(database), cursors, models.artifact_of)),
+        detect.router(DetectService(models)),
+        search.router(SearchService(documents, cursors)),
+        metrics.router(WindowService(WindowRepository(database), cursors)),
+        versions.router(ModelsService(registered, asked, settings.model_name)),
+        labels.router(LabelService(LabelRepository(writing), clock, settings.future_tolerance_s)),
+        switches.router(SwitchService(SwitchRepository(database, writing))),
+        keys.router(KeyService(keep, clock)),
+        audit.router(AuditService(AuditRepository(database), cursors)),
+        health.router(readiness, registry),
+    ):
+        app.router.routes += routes.routes  # include_router asks router by router, which takes FastAPI 0.165 longer
     errors.install(app)
     describe(app)
     app.add_middleware(Traffic, registry=registry)

@@ -8,7 +8,7 @@ from feature_repo.transaction import MAX_PAYLOAD_BYTES
 JSON = "application/json"
 
 
-def json_only(request: Request) -> None:
+async def json_only(request: Request) -> None:
     """A dependency: the page of another site can send no such request unasked. Raises MediaTypeUnsupported."""
     content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if content_type != JSON:
@@ -17,7 +17,7 @@ def json_only(request: Request) -> None:
 
 async def json_body(request: Request) -> bytes:
     """The body up to one byte over the limit, which is enough for TOO_LARGE. Raises MediaTypeUnsupported."""
-    json_only(request)
+    await json_only(request)
     pieces: list[bytes] = []
     size = 0
     async for piece in request.stream():

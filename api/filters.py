@@ -47,7 +47,7 @@ Amount = Annotated[Decimal, Field(ge=0, le=MAX_AMOUNT)]
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
 
 
-def once(request: Request) -> None:
+async def once(request: Request) -> None:
     """A dependency: of a parameter given twice only one value would count. Raises ParameterTwice."""
     names = [name for name, _ in request.query_params.multi_items()]
     if len(names) != len(set(names)):

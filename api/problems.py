@@ -25,12 +25,15 @@ class Problem(BaseModel):
 
 MEANINGS = {
     400: "Not JSON, or a cursor of another query",
+    401: "No key, or one that is unknown, expired or revoked",
+    403: "The key lacks the scope of this path",
     404: "Nothing is known under this id",
     409: "The id was used with another payload (`ID_CONFLICT`)",
-    413: "Over 64 KiB (`TOO_LARGE`)",
+    413: "More than the path takes (`TOO_LARGE`)",
     415: "Not `application/json`",
     422: "A value is not usable; `code` says how",
-    503: "A store or the model service does not answer; try again",
+    429: "Too many requests of this key or address in this minute",
+    503: "A store or the model service does not answer, or too many requests are being answered; try again",
 }
 
 

@@ -3,6 +3,7 @@
 In: at least once: rows are committed before Kafka's offsets, and writing a label again changes nothing.
 """
 
+import getpass
 import hashlib
 import logging
 import threading
@@ -38,6 +39,7 @@ log = logging.getLogger("vigil.lifecycle")
 
 TOPIC = "labels"
 GROUP = "vigil-labels"
+IMPORTED = "import_labels"  # in the audit log
 MESSAGES = 1_000  # per transaction at most
 LINGER_S = 1.0
 PAUSE_S = 2.0
@@ -167,6 +169,8 @@ def import_file(settings: Settings, file: Path) -> Imported:
                     part = [label.row for label in found[start : start + ROWS]]
                     execute_values(cursor, INSERT, part, page_size=len(part))
                     done.new += cursor.rowcount
+        with connection, connection.cursor() as cursor:
+            requests.audit(cursor, getpass.getuser(), IMPORTED, file.name, None, done.as_json())
     return done
 
 

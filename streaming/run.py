@@ -37,7 +37,7 @@ def run(
     """
     with (
         only_one(settings, "stream"),
-        served(settings.bind, settings.stream_metrics_port) as registry,
+        served(settings.internal_bind, settings.stream_metrics_port) as registry,
         reported(settings, "stream") as reporter,
     ):
         check_redis(settings)

@@ -14,7 +14,7 @@ class LabelService:
         self._now = now
         self._ahead_s = ahead_s
 
-    def take(self, payload: bytes) -> Taken:
+    def take(self, payload: bytes, actor: str) -> Taken:
         """Raises BadRecord with the code a dead letter would have."""
         label = labels.parse(payload, self._now(), self._ahead_s)
-        return Taken(transaction_id=label.transaction_id, new=self._repository.add(label))
+        return Taken(transaction_id=label.transaction_id, new=self._repository.add(label, actor))

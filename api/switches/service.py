@@ -5,7 +5,6 @@ from api.switches.schemas import Name, Standing, SwitchBody, Switches
 from feature_repo.errors import ParameterInvalid
 from feature_repo.switches import STATES
 
-ACTOR = "api"  # until requests carry a key that names somebody
 SHOWN = 50  # of the history
 
 
@@ -18,10 +17,10 @@ class SwitchService:
             {"switches": self._repository.standing(), "history": self._repository.history(SHOWN)}
         )
 
-    def throw(self, name: Name, body: SwitchBody) -> Standing:
+    def throw(self, name: Name, body: SwitchBody, actor: str) -> Standing:
         """Raises ParameterInvalid for a state of the other switch."""
         if body.state not in STATES[name]:
             raise ParameterInvalid("state", f"of {name} is {' or '.join(STATES[name])}")
-        self._repository.throw(name, body.state, ACTOR, body.reason)
+        self._repository.throw(name, body.state, actor, body.reason)
         (row,) = (row for row in self._repository.standing() if row["name"] == name)
         return Standing(**row)

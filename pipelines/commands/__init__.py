@@ -9,6 +9,7 @@ from pipelines.commands import (
     demo,
     drift,
     features,
+    keys,
     lifecycle,
     live,
     model,
@@ -20,5 +21,6 @@ from pipelines.commands import (
 )
 
 AREAS: tuple[ModuleType, ...] = (
-    stack, data, demo, features, model, challenger, drift, live, lifecycle, stream, switch, state, operate, bench
+    stack, data, demo, features, model, challenger, drift, live, lifecycle, stream, switch, state, operate, keys,
+    bench,
 )  # fmt: skip

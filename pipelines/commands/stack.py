@@ -31,6 +31,8 @@ def up(
     with Console(stderr=True).status("starting") as spinner:
         stack.up(names, lambda *news: _show(spinner.console, spinner.update, *news))
     _table(stack.status())
+    if stack.settings.keys_wanted:
+        typer.echo("the query service asks for keys: vigil keys create NAME --scope admin")
 
 
 def down() -> None:

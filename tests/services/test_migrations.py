@@ -212,6 +212,9 @@ def test_partitions_can_be_made_while_a_transaction_is_writing_another_day(datab
         "UPDATE ledger_ranges SET until_offset = 9",
         "UPDATE audit SET actor = 'nobody'",
         "DELETE FROM audit",
+        "UPDATE api_keys SET digest = ''",
+        "UPDATE api_keys SET scopes = '{admin}'",
+        "DELETE FROM api_keys",
         "DROP TABLE decisions",
         "CREATE TABLE mine (x int)",
         "UPDATE alembic_version SET version_num = '0'",
@@ -239,6 +242,7 @@ def test_the_writer_marks_a_range_published(database: Settings) -> None:
         "INSERT INTO promotion_requests (actor, action, model_name) VALUES ('a', 'rollback', 'm')",
         "INSERT INTO labels (transaction_id, label_time, source, is_fraud) VALUES ('t', now(), 's', true)",
         "DELETE FROM merchant_days",
+        "UPDATE api_keys SET revoked_at = NULL",
         "INSERT INTO merchant_snapshots (id, effective_at, content) VALUES ('ms_', now(), '')",
         "SELECT ensure_decision_partitions('2031-05-01', 1)",
     ],
@@ -253,6 +257,7 @@ def test_the_reader_writes_nothing(shared: Settings, statement: str) -> None:
     [
         *("decisions", "dead_letters", "ledger", "ledger_ranges", "audit", "parked_documents", "alembic_version"),
         *("promotion_requests", "labels", "merchant_days", "merchant_snapshots", "payment_windows", "window_progress"),
+        "api_keys",
     ],
 )
 def test_the_reader_reads_every_table(shared: Settings, table: str) -> None:

@@ -1,13 +1,13 @@
 """Half the cost of storing a decision: while a day is written to, its payments are found by one btree and one BRIN.
 
 Revision ID: 0015
-Revises: 0010
+Revises: 0014
 """
 
 from alembic import op
 
 revision = "0015"
-down_revision: str | None = "0010"
+down_revision: str | None = "0014"
 branch_labels = None
 depends_on = None
 
