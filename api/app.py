@@ -12,15 +12,23 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from api import errors
+from api.alerts import endpoints as alerts
+from api.alerts.repository import AlertTopic
+from api.alerts.service import AlertService
 from api.cursor import Cursors, secret_key
 from api.detect import endpoints as detect
 from api.detect.repository import ModelService
 from api.detect.service import DetectService
+from api.explain import endpoints as explain
+from api.explain.service import ExplainService
 from api.health import endpoints as health
 from api.health import repository as checks
 from api.health.service import HealthService
+from api.ingest import endpoints as ingest
+from api.ingest.repository import AnswerRepository, KnownPayments
+from api.ingest.service import IngestService
 from api.labels import endpoints as labels
-from api.labels.repository import LabelRepository
+from api.labels.repository import LabelRepository, LabelTopic
 from api.labels.service import LabelService
 from api.metrics import endpoints as metrics
 from api.metrics.repository import WindowRepository
@@ -30,16 +38,28 @@ from api.models.repository import RegistryRepository, RequestRepository
 from api.models.service import ModelsService
 from api.openapi import describe
 from api.postgres import Database
+from api.prepared import PreparedDatabase
 from api.search import endpoints as search
 from api.search.repository import SearchRepository
 from api.search.service import SearchService
+from api.stats import endpoints as stats
+from api.stats.repository import StatsRepository
+from api.stats.service import StatsService
 from api.traffic import Traffic, log_to_stdout
 from api.transactions import endpoints as transactions
 from api.transactions.repository import TransactionRepository
 from api.transactions.service import TransactionService
+from api.users import endpoints as users
+from api.users.repository import UserRepository
+from api.users.service import UserService
+from feature_repo.recorder import Recorder
 from feature_repo.settings import Settings, load
 
 CURSOR_KEY = "secrets/cursor.key"  # below VIGIL_HOME
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -47,10 +67,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     log_to_stdout()
     settings = settings or load()
     database = Database(settings.postgres_reader_dsn)
+    prepared = PreparedDatabase(settings.postgres_reader_dsn)
     writing = Database(settings.postgres_dsn, writes=True)
     registered = RegistryRepository(settings.mlflow_url)
     documents = SearchRepository(settings.elasticsearch_url)
     models = ModelService(settings.serving_url, settings.model_timeout_s)
+    recorder = Recorder(settings, "vigil-api")
+    following = AlertService(AlertTopic(settings.kafka_bootstrap))
     cursors = Cursors(secret_key(settings.home / CURSOR_KEY))
     readiness = HealthService(
         {
@@ -66,23 +89,31 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        following.close()
         await models.close()
+        recorder.close()
         documents.close()
         registered.close()
         writing.close()
+        await prepared.close()
         database.close()
 
     app = FastAPI(title="Vigil", version="1", lifespan=lifespan, redirect_slashes=False)
     app.include_router(detect.router(DetectService(models)))
-    app.include_router(
-        transactions.router(TransactionService(TransactionRepository(database), cursors, models.artifact_of))
-    )
-    app.include_router(search.router(SearchService(documents, cursors)))
+    decisions = TransactionRepository(database, prepared)
+    app.include_router(explain.router(ExplainService(decisions, models.explain)))  # before ids that hold a slash
+    app.include_router(transactions.router(TransactionService(decisions, cursors, models.artifact_of, now)))
+    answers, known = AnswerRepository(writing), KnownPayments(database)
+    app.include_router(ingest.router(IngestService(settings, recorder, answers, known, now)))
+    app.include_router(alerts.router(following))
+    app.include_router(users.router(UserService(decisions, UserRepository(database), models.activity, now)))
+    app.include_router(stats.router(StatsService(StatsRepository(database), now)))
+    app.include_router(search.router(SearchService(documents, decisions, cursors, now)))
     app.include_router(metrics.router(WindowService(WindowRepository(database), cursors)))
     asked = RequestRepository(database, writing)
     app.include_router(versions.router(ModelsService(registered, asked, settings.model_name)))
     app.include_router(
-        labels.router(LabelService(LabelRepository(writing), lambda: datetime.now(UTC), settings.future_tolerance_s))
+        labels.router(LabelService(LabelRepository(writing), LabelTopic(recorder), now, settings.future_tolerance_s))
     )
     app.include_router(health.router(readiness, registry))
     errors.install(app)

@@ -26,9 +26,9 @@ class Problem(BaseModel):
 MEANINGS = {
     400: "Not JSON, or a cursor of another query",
     404: "Nothing is known under this id",
-    409: "The id was used with another payload (`ID_CONFLICT`)",
-    413: "Over 64 KiB (`TOO_LARGE`)",
-    415: "Not `application/json`",
+    409: "Not in this state: `code` says which",
+    413: "More than this path takes (`TOO_LARGE`, `BATCH_TOO_LARGE`)",
+    415: "Not the content type of this path",
     422: "A value is not usable; `code` says how",
     503: "A store or the model service does not answer; try again",
 }

@@ -106,6 +106,11 @@ class Settings(BaseSettings):
     def murmur2(self) -> bool:
         return self.partitioner == "murmur2"
 
+    @property
+    def librdkafka_partitioner(self) -> str:
+        """librdkafka's name of the way producers place a key."""
+        return {"murmur2": "murmur2_random", "crc32": "consistent_random"}[self.partitioner]
+
 
 def inherited() -> dict[str, str]:
     """A copy of this process's environment, for a child process that gets more beside it."""

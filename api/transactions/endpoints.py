@@ -1,25 +1,50 @@
-"""`GET /transactions` and `GET /transactions/{transaction_id}`."""
+"""`GET /transactions`, its exports, and `GET /transactions/{transaction_id}`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
+from fastapi.responses import Response, StreamingResponse
 
-from api.filters import Filters, Identifier, once
+from api.filters import Identifier, once
 from api.problems import problems
-from api.transactions.schemas import DecisionDetail, Page
+from api.streamed import Streamed
+from api.transactions.schemas import DecisionDetail, ExportFilters, ListFilters, Page
 from api.transactions.service import TransactionService
+
+MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "ndjson": "application/x-ndjson"}
 
 
 def router(service: TransactionService) -> APIRouter:
     routes = APIRouter(tags=["transactions"], dependencies=[Depends(once)])
 
-    @routes.get("/transactions", summary="Decisions, newest first", responses=problems(400, 422, 503))
-    def list_transactions(query: Annotated[Filters, Query()]) -> Page:
-        """Filtered decisions, page by page. A page never repeats or skips one, whatever arrives meanwhile.
+    @routes.get(
+        "/transactions", summary="Decisions, newest first", response_model=Page, responses=problems(400, 422, 503)
+    )
+    async def list_transactions(query: Annotated[ListFilters, Query()]) -> Response:
+        """Filtered decisions, page by page. A page never repeats or skips one, whatever arrives meanwhile; it may
+        hold fewer than `limit`, and only `next_cursor` says whether more follow.
 
         Repeated payments are left out unless `outcome=duplicate` asks for them.
         """
-        return service.page(query)
+        return Response(await service.page(query), media_type="application/json")
+
+    @routes.get(
+        "/transactions.{form}",
+        summary="Decisions as a file",
+        response_class=StreamingResponse,
+        responses={200: {"content": {name: {} for name in MEDIA_TYPES.values()}}, **problems(422, 503)},
+    )
+    async def export_transactions(
+        form: Annotated[Literal["csv", "ndjson"], Path()], query: Annotated[ExportFilters, Query()]
+    ) -> StreamingResponse:
+        """All that the list holds, as CSV or as a JSON object a line, while it is read: of any size. A file that was
+        cut off by an error ends without the last chunk of its encoding, which clients report.
+
+        In CSV, text that a spreadsheet would run as a formula has a `'` before it.
+        """
+        headers = {"Content-Disposition": f'attachment; filename="transactions.{form}"'}
+        pieces, held = await service.export(query, form)
+        return Streamed(pieces, held, headers=headers, media_type=MEDIA_TYPES[form])
 
     # An id may hold a slash, so the rest of the path is the id.
     @routes.get("/transactions/{transaction_id:path}", summary="One decision", responses=problems(404, 422, 503))
