@@ -172,11 +172,11 @@ SENTENCES = {
 }
 
 
-def of_validation(error: RequestValidationError) -> VigilError:
-    """Our error for what FastAPI's validation found; its own answer would echo the input."""
+def of_validation(errors: Sequence[Any], within: Sequence[str] = ()) -> VigilError:
+    """Our error for what pydantic found within a part of the request; FastAPI's own answer would echo the input."""
     findings: list[tuple[list[str | int], str]] = []
-    for found in error.errors():
-        location, kind = list(found["loc"]), str(found["type"])
+    for found in errors:
+        location, kind = [*within, *found["loc"]], str(found["type"])
         if location[-1] == "cursor":
             return CursorInvalid()
         if kind == "extra_forbidden":
@@ -235,7 +235,7 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return answer(request, of_validation(error))
+        return answer(request, of_validation(error.errors()))
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

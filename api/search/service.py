@@ -23,7 +23,7 @@ log = logging.getLogger("vigil.api")
 PATH = "/search"
 LOOKED_BACK = timedelta(days=7)  # in the table, which has no index of words
 MILLISECOND = timedelta(milliseconds=1)
-EXACT, SIMILAR = "exact", "similar"
+EXACT, SIMILAR, TABLE = "exact", "similar", "table"  # how a page was found, as its cursor says
 
 Place = list[Any]  # event time, Kafka partition and offset of the last row, the same from both stores
 
@@ -51,7 +51,7 @@ class SearchService:
             return await anyio.to_thread.run_sync(self._indexed, wanted, query, matched, after)
         except StoreUnavailable as error:
             log.warning("search falls back to PostgreSQL: %s", error)
-            return await self._listed(wanted, query, after)
+            return await self._listed(wanted, query, after, exact=matched == TABLE)
 
     def _indexed(
         self, wanted: list[list[Term]], query: SearchQuery, matched: str | None, after: Place | None
@@ -61,7 +61,7 @@ class SearchService:
         if matched is None and not found.hits:
             similar = self._documents.page(wanted, query, None, similar=True)
             found, matched = (similar, SIMILAR) if similar.hits else (found, EXACT)
-        return self._of_documents(found, query, matched or EXACT)
+        return self._of_documents(found, query, SIMILAR if matched == SIMILAR else EXACT)
 
     def _of_documents(self, found: Found, query: SearchQuery, matched: str) -> SearchPage:
         shown, more = found.hits[: query.limit], len(found.hits) > query.limit
@@ -78,7 +78,9 @@ class SearchService:
             }
         )
 
-    async def _listed(self, wanted: list[list[Term]], query: SearchQuery, after: Place | None) -> SearchPage:
+    async def _listed(
+        self, wanted: list[list[Term]], query: SearchQuery, after: Place | None, exact: bool
+    ) -> SearchPage:
         """The same question to the table. Where a page of the index came before, payments of its last millisecond may
         be shown again: the index keeps times to the millisecond."""
         since = query.since or self._now() - LOOKED_BACK
@@ -87,14 +89,15 @@ class SearchService:
         place = None
         if after is not None:
             time, partition, offset = after
-            place = Position(datetime.fromisoformat(time) + MILLISECOND, (partition << 48) + (offset << 4))
+            slack = timedelta(0) if exact else MILLISECOND
+            place = Position(datetime.fromisoformat(time) + slack, (partition << 48) + (offset << 4))
         page = await self._table.page(filters, place, self._now(), words(wanted))
         items = json.loads(b"[%s]" % page.content)
         last = [rfc3339(page.event_time), page.id >> 48, page.id >> 4 & ((1 << 44) - 1)]
         return SearchPage.model_validate(
             {
                 "items": items,
-                "next_cursor": self._cursors.make([EXACT, *last], query.identity(PATH)) if page.more else None,
+                "next_cursor": self._cursors.make([TABLE, *last], query.identity(PATH)) if page.more else None,
                 "highlights": [{} for _ in items],
                 "facets": None,
                 "matched": EXACT,
@@ -105,7 +108,7 @@ class SearchService:
 
 
 def words(alternatives: list[list[Term]]) -> list[list[Matching]]:
-    """The question as patterns: whole words, one behind the other in a phrase, the last one's beginning for a prefix."""
+    """The question as patterns: whole words, one behind the other in a phrase, a beginning for a prefix."""
     return [[Matching(term.fields, _pattern(term)) for term in terms] for terms in alternatives]
 
 

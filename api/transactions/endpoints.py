@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from api.filters import Identifier, once
+from api.filters import Identifier, asked, documented, once
 from api.problems import problems
 from api.streamed import Streamed
 from api.transactions.schemas import DecisionDetail, ExportFilters, ListFilters, Page
@@ -15,22 +15,27 @@ MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "ndjson": "application/x-ndjson
 
 
 def router(service: TransactionService) -> APIRouter:
-    routes = APIRouter(tags=["transactions"], dependencies=[Depends(once)])
+    routes = APIRouter(tags=["transactions"])
 
     @routes.get(
-        "/transactions", summary="Decisions, newest first", response_model=Page, responses=problems(400, 422, 503)
+        "/transactions",
+        summary="Decisions, newest first",
+        response_model=Page,
+        responses=problems(400, 422, 503),
+        openapi_extra=documented(ListFilters),
     )
-    async def list_transactions(query: Annotated[ListFilters, Query()]) -> Response:
+    async def list_transactions(request: Request) -> Response:
         """Filtered decisions, page by page. A page never repeats or skips one, whatever arrives meanwhile; it may
         hold fewer than `limit`, and only `next_cursor` says whether more follow.
 
         Repeated payments are left out unless `outcome=duplicate` asks for them.
         """
-        return Response(await service.page(query), media_type="application/json")
+        return Response(await service.page(asked(ListFilters, request)), media_type="application/json")
 
     @routes.get(
         "/transactions.{form}",
         summary="Decisions as a file",
+        dependencies=[Depends(once)],
         response_class=StreamingResponse,
         responses={200: {"content": {name: {} for name in MEDIA_TYPES.values()}}, **problems(422, 503)},
     )
@@ -47,7 +52,12 @@ def router(service: TransactionService) -> APIRouter:
         return Streamed(pieces, held, headers=headers, media_type=MEDIA_TYPES[form])
 
     # An id may hold a slash, so the rest of the path is the id.
-    @routes.get("/transactions/{transaction_id:path}", summary="One decision", responses=problems(404, 422, 503))
+    @routes.get(
+        "/transactions/{transaction_id:path}",
+        summary="One decision",
+        dependencies=[Depends(once)],
+        responses=problems(404, 422, 503),
+    )
     def get_transaction(transaction_id: Annotated[Identifier, Path(examples=["txn_123456"])]) -> DecisionDetail:
         """The first scored decision of the id, in its newest revision, with the features it was made from."""
         return service.get(transaction_id)
