@@ -87,12 +87,12 @@ class AlertService:
 
     async def _between(self, places: Places, until: Places) -> AsyncIterator[Event]:
         """From the topic itself: what a reader that comes back has not seen."""
-        if all(places[partition] >= until[partition] for partition in places):
-            return
-        with closing(self._topic.events(places)) as pieces:
-            while any(places[partition] < until[partition] for partition in places):
-                for event in await asyncio.to_thread(next, pieces):
-                    yield event
+        while any(places[partition] < until[partition] for partition in places):
+            events = await asyncio.to_thread(self._topic.some, places)
+            if not events:  # deleted meanwhile
+                return
+            for event in events:
+                yield event
 
     def _join(self, reader: Reader) -> Places:
         """The places from which on the reader is told. Blocks."""
