@@ -1,18 +1,16 @@
 """What decisions can be filtered by, the same for the list and for search."""
 
-import json
 import re
 import unicodedata
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self, TypeVar
-from urllib.parse import parse_qsl
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import Request
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.errors import ParameterTwice, of_validation
+from api.errors import ParameterTwice
 from feature_repo.features import Reason
 
 MAX_LIMIT = 500
@@ -63,37 +61,6 @@ def composed(text: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(composed)]
-
-
-Asked = TypeVar("Asked", bound=BaseModel)
-
-
-def asked(model: type[Asked], request: Request) -> Asked:
-    """The query of a request, for paths that are asked so often that FastAPI's own reading of it would be most of the
-    work. `documented` tells OpenAPI. Raises ParameterTwice, CursorInvalid, QueryInvalid.
-    """
-    items = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    given = dict(items)
-    if len(given) < len(items):
-        raise ParameterTwice
-    try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        raise of_validation(error.errors(), ["query"]) from error
-
-
-def documented(model: type[BaseModel]) -> dict[str, Any]:
-    """`openapi_extra` of a path that reads its query by `asked`."""
-    schema = model.model_json_schema()
-    parameters = []
-    for name, field in schema["properties"].items():
-        described = json.dumps(field)
-        for defined, definition in schema.get("$defs", {}).items():
-            described = described.replace(json.dumps({"$ref": f"#/$defs/{defined}"}), json.dumps(definition))
-        read: dict[str, Any] = json.loads(described)
-        description = read.pop("description")
-        parameters.append({"name": name, "in": "query", "required": False, "schema": read, "description": description})
-    return {"parameters": parameters}
 
 
 class Query(BaseModel):

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from api.filters import Identifier, asked, documented, once
+from api.filters import Identifier, once
 from api.problems import problems
+from api.quick import QuickRoute, asked, documented
 from api.streamed import Streamed
 from api.transactions.schemas import DecisionDetail, ExportFilters, ListFilters, Page
 from api.transactions.service import TransactionService
@@ -17,13 +18,6 @@ MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "ndjson": "application/x-ndjson
 def router(service: TransactionService) -> APIRouter:
     routes = APIRouter(tags=["transactions"])
 
-    @routes.get(
-        "/transactions",
-        summary="Decisions, newest first",
-        response_model=Page,
-        responses=problems(400, 422, 503),
-        openapi_extra=documented(ListFilters),
-    )
     async def list_transactions(request: Request) -> Response:
         """Filtered decisions, page by page. A page never repeats or skips one, whatever arrives meanwhile; it may
         hold fewer than `limit`, and only `next_cursor` says whether more follow.
@@ -31,6 +25,16 @@ def router(service: TransactionService) -> APIRouter:
         Repeated payments are left out unless `outcome=duplicate` asks for them.
         """
         return Response(await service.page(asked(ListFilters, request)), media_type="application/json")
+
+    routes.add_api_route(
+        "/transactions",
+        list_transactions,
+        route_class_override=QuickRoute,
+        summary="Decisions, newest first",
+        response_model=Page,
+        responses=problems(400, 422, 503),
+        openapi_extra=documented(ListFilters),
+    )
 
     @routes.get(
         "/transactions.{form}",
