@@ -384,7 +384,7 @@ def explaining(
     user = hash_texts(pa.array([f"{USER}-known"]), "user_id")
     record = state.empty(user)
     payment = parse_one(json.dumps(new_payment("k", user_id=f"{USER}-known")).encode(), 2**60)
-    kernel.fold(record, events_of(payment, no_snapshot))
+    kernel.fold(record, np.zeros(1, np.int64), events_of(payment, no_snapshot), -1, np.full(1, -1))
     states.records[int(user[0])] = record
     home = tmp_path_factory.mktemp("serving")
     with listening(worker_for(settings_for(home), source, states)) as serving:
