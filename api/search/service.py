@@ -84,7 +84,7 @@ class SearchService:
         """The same question to the table. Where a page of the index came before, payments of its last millisecond may
         be shown again: the index keeps times to the millisecond."""
         since = query.since or self._now() - LOOKED_BACK
-        asked = query.model_dump(exclude={"q", "facets", "from_", "start_time"}, exclude_none=True)
+        asked = query.model_dump(mode="json", exclude={"q", "facets", "from_", "start_time"}, exclude_none=True)
         filters = ListFilters.model_validate({**asked, "from": rfc3339(since)})
         place = None
         if after is not None:

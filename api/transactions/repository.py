@@ -165,8 +165,8 @@ def listed(
     if column == "d.anomaly_score":
         conditions.append("d.anomaly_score IS NOT NULL")
     # Highest first, a revision stands right behind the one in its place and is left out as it is rendered, unless a
-    # filter parted them.
-    if not descending or filters.decision == "review" or filters.outcome == "unscored":
+    # filter or the end of a piece parted them.
+    if limit is None or not descending or filters.decision == "review" or filters.outcome == "unscored":
         conditions.append(CURRENT)
     if after is not None:
         last = after.id & ~REVISIONS if descending else after.id | REVISIONS
