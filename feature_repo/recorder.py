@@ -8,7 +8,7 @@ from typing import Any
 from feature_repo.errors import DependencyDown
 from feature_repo.settings import Settings
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 10.0
 POLL_S = 0.05
 
 

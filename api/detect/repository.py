@@ -11,7 +11,7 @@ from feature_repo.problem import REQUEST_ID
 
 # The service closes idle connections after 5 s; ours are given up before, so that none breaks in use.
 KEEP_ALIVE_S = 3.0
-RECORD_S = 6.0  # what the service may take beyond its deadline to make a recorded payment durable
+RECORD_S = 11.0  # what the service may take beyond its deadline to make a recorded payment durable
 MODELS_FOR_S = 5.0  # how long an answer about loaded versions is good
 
 

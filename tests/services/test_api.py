@@ -733,9 +733,10 @@ def test_search_asks_the_table_while_elasticsearch_is_away(
 ) -> None:
     away = stack.model_copy(update={"elasticsearch_url": "http://127.0.0.1:1"})
     with running(create_app(away)) as url, httpx.Client(base_url=url, timeout=30) as client:
-        page = client.get("/search", params={"q": text, "user_id": USER, "from": "2001-01-01"})
+        day = {"from": "2001-03-04", "to": "2001-03-05"}
+        page = client.get("/search", params={"q": text, "user_id": USER, **day})
         assert (page.headers["X-Vigil-Search"], page.json()["source"]) == ("postgresql", "postgresql")
-        found = pages(client, "/search", q=text, user_id=USER, limit=9, **{"from": "2001-01-01"})
+        found = pages(client, "/search", q=text, user_id=USER, limit=9, **day)
         assert ids(found) == newest_first([row for row in indexed if keep(row)])
         recent = got(client.get("/search", params={"q": text, "user_id": USER}))
         assert recent["items"] == []
