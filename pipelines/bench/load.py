@@ -29,7 +29,9 @@ class Load:
 
 
 def closed(url: str, requests: Iterator[Request], connections: int, seconds: float) -> Load:
-    """Each connection asks again as soon as it was answered. Raises DependencyDown for an answer that is not 200."""
+    """Each connection asks again as soon as it was answered. Raises DependencyDown for an answer that is not what
+    was asked for: another status, or a search that fell back to PostgreSQL.
+    """
 
     async def run() -> Load:
         took: list[float] = []
@@ -83,7 +85,7 @@ class _Connection:
         answer = await self._reader.readuntil(b"\r\n\r\n")
         fields = dict(line.lower().split(b": ", 1) for line in answer.split(b"\r\n")[1:-2])
         content = await self._reader.readexactly(int(fields[b"content-length"]))
-        if not answer.startswith(b"HTTP/1.1 200"):
+        if not answer.startswith(b"HTTP/1.1 200") or b"x-vigil-search: postgresql" in answer.lower():
             raise DependencyDown("the query service", self._host, content.decode()[:300])
         return content
 
