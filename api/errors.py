@@ -57,6 +57,77 @@ class TransactionUnknown(VigilError):
         super().__init__("no decision is known for this transaction_id")
 
 
+class UserUnknown(VigilError):
+    code = "USER_UNKNOWN"
+    family = Family.REFUSE
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("no payment of this user was ever decided")
+
+
+class NotScored(VigilError):
+    """A payment without a score cannot be explained; `why` is its unscored_reason."""
+
+    code = "NOT_SCORED"
+    family = Family.REFUSE
+    status = 409
+    evidence = ("why",)
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"this payment has no score to explain ({why})")
+        self.why = why
+
+
+class ExportsBusy(VigilError):
+    code = "EXPORTS_BUSY"
+    family = Family.RETRY
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("as many exports as this service takes are running; try again")
+
+
+class ReadersBusy(VigilError):
+    code = "READERS_BUSY"
+    family = Family.RETRY
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("as many readers as this service takes follow the stream; try again")
+
+
+class IdempotencyKeyReused(VigilError):
+    code = "IDEMPOTENCY_KEY_REUSED"
+    family = Family.REFUSE
+    status = 422
+
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key came with another body before; a new request needs a new key")
+
+
+class IdempotencyInProgress(VigilError):
+    code = "IDEMPOTENCY_IN_PROGRESS"
+    family = Family.RETRY
+    status = 409
+
+    def __init__(self) -> None:
+        super().__init__("a request with this Idempotency-Key is being worked on; ask again for its answer")
+
+
+class PaymentsRefused(VigilError):
+    """Payments of a batch that the contract does not take: nothing of it was produced. `findings` as (line, code,
+    field), lines from 0; code and status are the first one's."""
+
+    family = Family.REFUSE
+
+    def __init__(self, status: int, findings: Sequence[tuple[int, str, str]], total: int) -> None:
+        super().__init__(f"{total} payments of the batch are not acceptable; none was taken")
+        self.code = findings[0][1]
+        self.status = status
+        self.findings = findings
+
+
 class VersionUnknown(VigilError):
     code = "VERSION_UNKNOWN"
     family = Family.REFUSE
@@ -192,6 +263,8 @@ class QueryInvalid(VigilError):
 SENTENCES = {
     "LIMIT_RANGE": "limit must be a whole number from 1 to 500",
     "RANGE_ORDER": "the lower end of a range lies above its upper end",
+    "RANGE_LENGTH": "the range is longer than 7 days",
+    "RANGE_NEEDED": "this needs a user_id, or a range of 31 days or less: from and to",
     "PARAMETER_UNKNOWN": "a parameter is not one of this path's",
     "PARAMETER_TWICE": "a parameter is given twice",
     "TIME_NO_ZONE": "times need a zone: 2025-01-31T08:00:00Z, or a date alone for its midnight in UTC",
@@ -201,11 +274,11 @@ SENTENCES = {
 }
 
 
-def of_validation(error: RequestValidationError) -> VigilError:
-    """Our error for what FastAPI's validation found; its own answer would echo the input."""
+def of_validation(errors: Sequence[Any], within: Sequence[str] = ()) -> VigilError:
+    """Our error for what pydantic found within a part of the request; FastAPI's own answer would echo the input."""
     findings: list[tuple[list[str | int], str]] = []
-    for found in error.errors():
-        location, kind = list(found["loc"]), str(found["type"])
+    for found in errors:
+        location, kind = [*within, *found["loc"]], str(found["type"])
         if kind == "json_invalid":
             return BodyNotJson()
         if location[-1] == "cursor":
@@ -247,6 +320,10 @@ def answer(request: Request, error: VigilError) -> Response:
     body = problem(error, identity)
     if isinstance(error, QueryInvalid):
         body["errors"] = [{"loc": location, "code": code} for location, code in error.findings]
+    if isinstance(error, PaymentsRefused):
+        body["errors"] = [
+            {"loc": ["body", line, *([field] if field else [])], "code": code} for line, code, field in error.findings
+        ]
     headers = {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -272,7 +349,7 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return answer(request, of_validation(error))
+        return answer(request, of_validation(error.errors()))
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

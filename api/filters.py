@@ -4,13 +4,14 @@ import re
 import unicodedata
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.errors import ParameterTwice
+from feature_repo.features import Reason
 
 MAX_LIMIT = 500
 DEFAULT_LIMIT = 50
@@ -54,10 +55,22 @@ async def once(request: Request) -> None:
         raise ParameterTwice
 
 
-class Paged(BaseModel):
-    """Query parameters of a list. Anything else in the query is refused: a typo must not widen a result."""
+def composed(text: str) -> str:
+    """Text in the normal form in which payments are stored."""
+    return unicodedata.normalize("NFC", printable(text))
+
+
+Text = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(composed)]
+
+
+class Query(BaseModel):
+    """Query parameters. Anything else in the query is refused: a typo must not widen a result."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Paged(Query):
+    """Of a list that is read page by page."""
 
     limit: Limit = Field(DEFAULT_LIMIT, description="results per page")
     cursor: str | None = Field(None, description="`next_cursor` of the page before", max_length=512)
@@ -68,32 +81,21 @@ class Paged(BaseModel):
         return f"{path} {asked}"
 
 
-class Filters(Paged):
-    """What decisions are filtered by."""
+class Range(Query):
+    """Of time, under two names."""
 
-    user_id: Identifier | None = Field(None, description="payments of this user only")
     from_: Moment | None = Field(None, alias="from", description="event_time at or after this")
     to: Moment | None = Field(None, description="event_time before this")
     start_time: Moment | None = Field(None, description="another name of `from`")
     end_time: Moment | None = Field(None, description="another name of `to`")
-    min_amount: Amount | None = Field(None, description="amount at or above this")
-    max_amount: Amount | None = Field(None, description="amount at or below this")
-    is_anomaly: bool | None = Field(None, description="only anomalies, or only the others that have a score")
-    model_version: Identifier | None = Field(None, description="scored by this version of the model")
-    decision: Literal["approve", "review", "reject"] | None = Field(None, description="as decided")
-    outcome: Literal["scored", "unscored", "duplicate"] | None = Field(
-        None, description="scored and unscored ones are shown when this is not given"
-    )
 
     @model_validator(mode="after")
-    def _in_order(self) -> "Filters":
+    def _in_order(self) -> Self:
         for one, other in ((self.from_, self.start_time), (self.to, self.end_time)):
             if one is not None and other is not None:
                 raise PydanticCustomError("PARAMETER_TWICE", "the same bound under both its names")
         if self.since is not None and self.until is not None and self.since > self.until:
             raise PydanticCustomError("RANGE_ORDER", "from is after to")
-        if self.min_amount is not None and self.max_amount is not None and self.min_amount > self.max_amount:
-            raise PydanticCustomError("RANGE_ORDER", "min_amount is above max_amount")
         return self
 
     @property
@@ -105,3 +107,24 @@ class Filters(Paged):
     def until(self) -> datetime | None:
         """Event time before this."""
         return self.to if self.to is not None else self.end_time
+
+
+class Filters(Range):
+    """What decisions are filtered by, in the list and in search."""
+
+    user_id: Identifier | None = Field(None, description="payments of this user only")
+    min_amount: Amount | None = Field(None, description="amount at or above this")
+    max_amount: Amount | None = Field(None, description="amount at or below this")
+    is_anomaly: bool | None = Field(None, description="only anomalies, or only the others that have a score")
+    model_version: Identifier | None = Field(None, description="scored by this version of the model")
+    decision: Literal["approve", "review", "reject"] | None = Field(None, description="as decided")
+    reason: Reason | None = Field(None, description="among anomaly_reasons")
+    outcome: Literal["scored", "unscored", "duplicate"] | None = Field(
+        None, description="scored and unscored ones are shown when this is not given"
+    )
+
+    @model_validator(mode="after")
+    def _amounts_in_order(self) -> Self:
+        if self.min_amount is not None and self.max_amount is not None and self.min_amount > self.max_amount:
+            raise PydanticCustomError("RANGE_ORDER", "min_amount is above max_amount")
+        return self

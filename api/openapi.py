@@ -10,7 +10,8 @@ from api.routes import declared
 from api.transactions.schemas import Decision, DecisionDetail
 
 DESCRIPTION = (
-    "Decisions on payments: one now (`POST /detect`), and all that were made (`GET /transactions`, `GET /search`). "
+    "Payments to be decided (`POST /transactions`), one decided now (`POST /detect`), all decisions that were made "
+    "(`GET /transactions`, `GET /search`), why (`/explain`), by whom (`/users`) and as they come (`GET /stream`). "
     "Models that make them (`/models`), and what was learnt of payments later (`POST /labels`)."
 )
 KEY = {

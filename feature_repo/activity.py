@@ -5,6 +5,7 @@ is shown, never on the road: the kernel reads the record itself.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -13,6 +14,9 @@ import numpy.typing as npt
 
 from feature_repo.features import RING_SIZE
 from feature_repo.state import DAYS, States
+from feature_repo.transaction import rfc3339
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Kind(StrEnum):
@@ -80,6 +84,22 @@ def decode(states: States) -> dict[str, npt.NDArray[Any]]:
         "kafka_partition": states["partition"].astype(np.int64),
         "kafka_offset": states["offset"].astype(np.int64),
     }
+
+
+def readable(states: States) -> dict[str, float | int | str | None]:
+    """The first record's aggregates as JSON values: times as RFC 3339, null for a number without a value."""
+    columns = decode(states)
+    values: dict[str, float | int | str | None] = {}
+    for aggregate in AGGREGATES:
+        value = columns[aggregate.name][0]
+        match aggregate.kind:
+            case Kind.INTEGER:
+                values[aggregate.name] = int(value)
+            case Kind.NUMBER:
+                values[aggregate.name] = None if np.isnan(value) else float(value)
+            case Kind.TIME:
+                values[aggregate.name] = rfc3339(EPOCH + timedelta(microseconds=int(value)))
+    return values
 
 
 def _mean(total: npt.NDArray[Any], count: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

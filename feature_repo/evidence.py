@@ -47,26 +47,27 @@ def evidence(reasons: list[str], row: Row) -> list[Evidence]:
 
 
 def _amount(reason: Reason, row: Row) -> list[Evidence]:
-    amount, past = math.expm1(row["amount_log"]), _past(row)
-    month = min(past, round(30 * _daily(row)))  # a user known for less than 30 days paid all of it in them
+    amount, past = math.expm1(row["amount_log"]), past_payments(row)
+    month = min(past, round(30 * daily_payments(row)))  # a user known for less than 30 days paid all of it in them
     above = {"the mean of 30 days": row["amount_ratio_30d"] * (month + SHRINK_K) / month} if month else {}
     above |= {f"the largest of the last {RING_SIZE}": row["amount_to_max"]} if past else {}
     ratios = {usual: 2 * math.exp(value) - 1 for usual, value in above.items()}
     usual = {name: amount / ratio for name, ratio in ratios.items() if ratio >= SMALLEST_RATIO}
     found = [_against(reason, f"amount against {name}", amount, value, "currency") for name, value in usual.items()]
     if "the mean of 30 days" in usual:
-        day = usual["the mean of 30 days"] * _daily(row)
+        day = usual["the mean of 30 days"] * daily_payments(row)
         spent = day * max(0.0, 2 * math.exp(row["spend_24h"]) - 1)
         found.append(_against(reason, "spent in the 24 hours before", spent, day, "currency"))
     return found
 
 
 def _burst(reason: Reason, row: Row) -> list[Evidence]:
-    return [_against(reason, "payments in the 24 hours before", _count(row["count_24h"]), _daily(row), "payments")]
+    count = _count(row["count_24h"])
+    return [_against(reason, "payments in the 24 hours before", count, daily_payments(row), "payments")]
 
 
 def _hour(reason: Reason, row: Row) -> list[Evidence]:
-    past = _past(row)
+    past = past_payments(row)
     if not past:
         return []
     distance = row["hour_distance"] * (past + SHRINK_K) / past
@@ -78,7 +79,7 @@ def _new(feature: str, where: str, within_day: str = "") -> Callable[[Reason, Ro
 
     def measured(reason: Reason, row: Row) -> list[Evidence]:
         if row[feature] > 0:
-            return [Evidence(reason, f"earlier payments, none {where}", _past(row), None, "payments", "new")]
+            return [Evidence(reason, f"earlier payments, none {where}", past_payments(row), None, "payments", "new")]
         count = _count(row[within_day]) if within_day else 0.0
         measure = f"{within_day.removesuffix('_24h')} in the 24 hours before, of the last {RING_SIZE} payments"
         return [Evidence(reason, measure, count, None, "different ones", "above")] if count else []
@@ -109,7 +110,7 @@ def _testing(reason: Reason, row: Row) -> list[Evidence]:
 
 
 def _sparse(reason: Reason, row: Row) -> list[Evidence]:
-    return [Evidence(reason, "earlier payments of the user", _past(row), None, "payments", "below")]
+    return [Evidence(reason, "earlier payments of the user", past_payments(row), None, "payments", "below")]
 
 
 def _method(reason: Reason, row: Row) -> list[Evidence]:
@@ -138,10 +139,10 @@ def _count(logarithm: float) -> float:
     return float(round(math.expm1(logarithm)))
 
 
-def _past(row: Row) -> float:
+def past_payments(row: Row) -> float:
     return _count(row["history"])
 
 
-def _daily(row: Row) -> float:
+def daily_payments(row: Row) -> float:
     """Payments of the user's usual day, at or above 0."""
     return max(0.0, (1 + _count(row["count_24h"])) / math.exp(row["rate_24h"]) - 1)

@@ -17,6 +17,7 @@ from feature_repo.normal import is_wellformed
 from feature_repo.redaction import holds_card_number
 from feature_repo.transaction import MAX_ID_CHARACTERS, MAX_PAYLOAD_BYTES
 
+TOPIC = "labels"
 FIELDS = ("transaction_id", "is_fraud", "label_time", "source")
 REQUIRED = FIELDS[:3]
 MAX_SOURCE_CHARACTERS = 64

@@ -126,6 +126,11 @@ class Settings(BaseSettings):
     def murmur2(self) -> bool:
         return self.partitioner == "murmur2"
 
+    @property
+    def librdkafka_partitioner(self) -> str:
+        """librdkafka's name of the way producers place a key."""
+        return {"murmur2": "murmur2_random", "crc32": "consistent_random"}[self.partitioner]
+
 
 @lru_cache(1_024)
 def is_loopback(host: str) -> bool:

@@ -37,7 +37,6 @@ from pipelines.table_file import TableFile
 
 log = logging.getLogger("vigil.lifecycle")
 
-TOPIC = "labels"
 GROUP = "vigil-labels"
 IMPORTED = "import_labels"  # in the audit log
 MESSAGES = 1_000  # per transaction at most
@@ -68,7 +67,7 @@ def consume(
         }
     )
     with closing(consumer):
-        consumer.subscribe([TOPIC])
+        consumer.subscribe([labels.TOPIC])
         while not stop.is_set():
             messages = _sound(consumer.consume(MESSAGES, LINGER_S), settings)
             kept = _kept(settings, messages, stop) if messages else None
@@ -139,7 +138,7 @@ def _commit(consumer: Consumer, messages: Sequence[Message]) -> None:
         assert partition is not None and offset is not None, "only an error has none"
         ends[partition] = max(ends.get(partition, 0), offset + 1)
     try:
-        consumer.commit(offsets=[TopicPartition(TOPIC, *end) for end in ends.items()], asynchronous=False)
+        consumer.commit(offsets=[TopicPartition(labels.TOPIC, *end) for end in ends.items()], asynchronous=False)
     except KafkaException as error:
         log.warning("offsets not committed, labels will come again: %s", error.args[0].str())
 

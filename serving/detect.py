@@ -16,6 +16,7 @@ from feature_repo import features, kernel
 from feature_repo.errors import IdConflict
 from feature_repo.hashing import events_of
 from feature_repo.parser import SAMPLE, ParseOptions, parse_one
+from feature_repo.recorder import Recorder
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot, lookup_in, nobody
 from feature_repo.state import States, empty
@@ -49,13 +50,6 @@ class MerchantReader(Protocol):
 
     def newest(self) -> Snapshot | None:
         """None where none was ever published. May block; raises DependencyDown, SnapshotUnreadable."""
-
-
-class Recorder(Protocol):
-    """Puts a payment on the topic. May block; raises DependencyDown."""
-
-    def record(self, user_id: str, payload: bytes) -> str:
-        """Produce it under its user's key and wait until it is durable; returns its decision id."""
 
 
 class Detector:
@@ -107,7 +101,7 @@ class Detector:
             "processed_at": rfc3339(now),
         }
         if record:
-            answer["recorded_as"] = self._recorder.record(user_id, payload)
+            answer["recorded_as"] = self._recorder.record(self._settings.topic, [(user_id, payload)])[0]
         return answer
 
     def warm(self) -> None:

@@ -17,6 +17,7 @@ from feature_repo.problem import MEDIA_TYPE, encode, problem
 from feature_repo.transaction import MAX_PAYLOAD_BYTES
 from serving import scorer
 from serving.artifact import Artifact
+from serving.explain import Question, explained
 from serving.gate import BINARY, JSON
 from serving.registry import Refusal
 from serving.worker import Worker
@@ -31,6 +32,8 @@ def create_app(worker: Worker) -> Starlette:
         routes=[
             Route("/score", endpoints.score, methods=["POST"]),
             Route("/detect", endpoints.detect, methods=["POST"]),
+            Route("/explain", endpoints.explain, methods=["POST"]),
+            Route("/activity", endpoints.activity),
             Route("/models", endpoints.models),
             Route("/live", endpoints.live),
             Route("/ready", endpoints.ready),
@@ -65,6 +68,19 @@ class Endpoints:
         answer = await anyio.to_thread.run_sync(self._worker.detector.detect, payload, record)
         self._worker.metrics.detect_seconds.observe(time.perf_counter() - started)
         return _json(answer)
+
+    async def explain(self, request: Request) -> Response:
+        """A stored decision's score taken apart, by the version that gave it: see explain.explained."""
+        asked = Question.parse(await _read(request, MAX_PAYLOAD_BYTES))
+        model = self._worker.registry.held.get(asked.model_version)
+        return _json(await anyio.to_thread.run_sync(explained, model, asked))
+
+    async def activity(self, request: Request) -> Response:
+        """What Feast knows of a user now, by name; null where it knows nothing."""
+        user_id = request.query_params.get("user_id", "")
+        if not user_id:
+            raise ParameterInvalid("user_id", "is missing")
+        return _json({"features": await anyio.to_thread.run_sync(self._worker.activity, user_id)})
 
     async def models(self, _: Request) -> Response:
         held = self._worker.registry.held

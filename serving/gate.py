@@ -30,6 +30,8 @@ class Rule:
 RULES: dict[str, Rule] = {
     "/score": Rule(("POST",), BINARY),
     "/detect": Rule(("POST",), JSON),
+    "/explain": Rule(("POST",), JSON),
+    "/activity": Rule(("GET",)),
     "/models": Rule(("GET",)),
     "/live": Rule(("GET",)),
     "/ready": Rule(("GET",)),

@@ -5,12 +5,17 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+
+from feature_repo.activity import readable
+from feature_repo.hashing import hash_texts
+from feature_repo.recorder import Recorder
 from feature_repo.settings import Settings
 from feature_repo.snapshot_store import SnapshotStore
 from serving.detect import Detector, MerchantReader, StateReader
 from serving.metrics import Metrics
-from serving.recorder import KafkaRecorder
 from serving.registry import Registry
 from serving.report import EVERY_S, Report
 from serving.source import MlflowSource, Source
@@ -43,7 +48,7 @@ class Worker:
         self.metrics = Metrics()
         self.registry = Registry(self._source(self.settings), _cache(self.settings))
         self._report = Report(self.settings.redis_url, self.settings.serving_url)
-        self._recorder = KafkaRecorder(self.settings)
+        self._recorder = Recorder(self.settings, "vigil-serving")
         self._store = self._states(self.settings)
         merchants = self._merchants(self.settings)
         self.detector = Detector(self.settings, self.registry, self._store, merchants, self._recorder, self._clock)
@@ -78,6 +83,14 @@ class Worker:
         """The version on trial, once every worker can score with it. Asks Redis."""
         held = self.registry.held.challenger
         return held.version if held is not None and self._report.everywhere(held.version) else None
+
+    def activity(self, user_id: str) -> dict[str, Any] | None:
+        """The readable aggregates of a user's state; None for a user nothing was folded in for. Asks the store.
+
+        Raises StoreUnavailable, StateCorrupt.
+        """
+        states = self._store.read(user_id, hash_texts(pa.array([user_id]), "user_id")[0])
+        return readable(states) if states["count"][0] else None
 
     def _follow(self) -> None:
         if self.registry.refresh():

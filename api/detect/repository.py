@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -10,7 +11,7 @@ from feature_repo.problem import REQUEST_ID
 
 # The service closes idle connections after 5 s; ours are given up before, so that none breaks in use.
 KEEP_ALIVE_S = 3.0
-RECORD_S = 6.0  # what the service may take beyond its deadline to make a recorded payment durable
+RECORD_S = 11.0  # what the service may take beyond its deadline to make a recorded payment durable
 MODELS_FOR_S = 5.0  # how long an answer about loaded versions is good
 
 
@@ -58,9 +59,38 @@ class ModelService:
                 return self._artifacts.get(version)
         return self._artifacts.get(version)
 
+    def explain(self, question: dict[str, Any]) -> dict[str, Any] | None:
+        """The model service's explanation of a stored decision; None where that version is not loaded any more.
+
+        Blocks. Raises DependencyDown.
+        """
+        response = self._ask("POST", "/explain", json=question)
+        if response.status_code in (409, 422):  # another version, or other features than it was decided from
+            return None
+        return self._sound(response)
+
+    def activity(self, user_id: str) -> dict[str, Any] | None:
+        """What Feast knows of a user now; None for a user it does not know. Blocks. Raises DependencyDown."""
+        found: dict[str, Any] | None = self._sound(self._ask("GET", "/activity", params={"user_id": user_id}))[
+            "features"
+        ]
+        return found
+
     async def close(self) -> None:
         await self._async.aclose()
         self._blocking.close()
+
+    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            return self._blocking.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise self._down(error) from error
+
+    def _sound(self, response: httpx.Response) -> dict[str, Any]:
+        if response.status_code != 200:
+            raise DependencyDown("the model service", self._url, f"HTTP status {response.status_code}")
+        body: dict[str, Any] = response.json()
+        return body
 
     def _down(self, error: Exception) -> DependencyDown:
         return DependencyDown("the model service", self._url, str(error) or type(error).__name__)

@@ -24,7 +24,8 @@ def router(service: LabelService) -> Router:
     )
     @needs(Scope.LABELS)
     async def post_label(request: Request, actor: Actor) -> Taken:
-        """Stored at once, under the rules of topic `labels`; a later label of the same payment takes its place."""
+        """Fraud or genuine, when that was learnt (`label_time`) and who says so (`source`). Stored at once and put on
+        topic `labels`, whose rules it keeps; a later label of the same payment takes its place."""
         return await anyio.to_thread.run_sync(service.take, await json_body(request), actor)
 
     return routes

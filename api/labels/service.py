@@ -3,18 +3,26 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from api.labels.repository import LabelRepository
+from api.labels.repository import LabelRepository, LabelTopic
 from api.labels.schemas import Taken
 from feature_repo import labels
 
 
 class LabelService:
-    def __init__(self, repository: LabelRepository, now: Callable[[], datetime], ahead_s: float) -> None:
+    def __init__(
+        self, repository: LabelRepository, topic: LabelTopic, now: Callable[[], datetime], ahead_s: float
+    ) -> None:
         self._repository = repository
+        self._topic = topic
         self._now = now
         self._ahead_s = ahead_s
 
     def take(self, payload: bytes, actor: str) -> Taken:
-        """Raises BadRecord with the code a dead letter would have."""
+        """Stored, then published: sending it again after an error completes what is missing.
+
+        Raises BadRecord with the code a dead letter would have, StoreUnavailable, DependencyDown.
+        """
         label = labels.parse(payload, self._now(), self._ahead_s)
-        return Taken(transaction_id=label.transaction_id, new=self._repository.add(label, actor))
+        new = self._repository.add(label, actor)
+        self._topic.publish(label)
+        return Taken(transaction_id=label.transaction_id, new=new)

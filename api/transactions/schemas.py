@@ -1,11 +1,13 @@
 """What the query service says about a decided payment."""
 
-from datetime import datetime
-from typing import Annotated, Literal
+from datetime import datetime, timedelta
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
 
+from api.filters import Filters, Paged, Text
 from feature_repo.transaction import rfc3339
 
 EXAMPLE: JsonDict = {
@@ -130,8 +132,41 @@ class DecisionDetail(Decision):
     seen_before: bool = Field(description="the same payment arrived again later")
 
 
+LONGEST_SORTED = timedelta(days=31)
+
+
+class ExportFilters(Filters):
+    """What the list takes beside what search takes."""
+
+    merchant: Text | None = Field(None, description="exactly this merchant")
+    location: Text | None = Field(None, description="exactly this place")
+    payment_method: Text | None = Field(None, description="exactly this way to pay")
+    sort: Literal["-event_time", "event_time", "-amount", "amount", "-anomaly_score", "anomaly_score"] = Field(
+        "-event_time",
+        description="`-` is highest first; by amount or score for a `user_id`, or from..to of 31 days at most",
+    )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        """Only times are kept in order: anything else is sorted when it is asked for."""
+        if self.sort.endswith("event_time") or self.user_id is not None:
+            return self
+        if self.since is None or self.until is None or self.until - self.since > LONGEST_SORTED:
+            raise PydanticCustomError("RANGE_NEEDED", "no user and no range of 31 days or less")
+        return self
+
+    @property
+    def order(self) -> tuple[str, bool]:
+        """Column, and whether its highest value comes first."""
+        return f"d.{self.sort.removeprefix('-')}", self.sort.startswith("-")
+
+
+class ListFilters(ExportFilters, Paged):
+    """Page by page."""
+
+
 class Page(BaseModel):
-    """Decisions, newest event time first."""
+    """Decisions in the order asked for."""
 
     items: list[Decision]
     next_cursor: str | None = Field(description="`cursor` of the next page; null at the end")

@@ -1,20 +1,27 @@
-"""Lists decisions page by page and shows one with its evidence."""
+"""Lists decisions page by page, exports them, and shows one with its evidence."""
 
-from collections.abc import Callable
-from typing import Any
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
 
 import numpy as np
 
 from api.cursor import Cursors
-from api.errors import TransactionUnknown
-from api.filters import Filters
-from api.transactions.repository import TransactionRepository
-from api.transactions.schemas import Decision, DecisionDetail, Page
+from api.errors import CursorInvalid, ExportsBusy, TransactionUnknown
+from api.transactions import sheet
+from api.transactions.render import Rendered
+from api.transactions.repository import Position, TransactionRepository
+from api.transactions.schemas import DecisionDetail, ExportFilters, ListFilters
 from feature_repo.evidence import evidence
 from feature_repo.features import NAMES
 from feature_repo.transaction import rfc3339
 
 PATH = "/transactions"
+EXPORTS = 2  # at once: each holds a connection and a snapshot of the database
 
 
 class TransactionService:
@@ -23,24 +30,49 @@ class TransactionService:
         repository: TransactionRepository,
         cursors: Cursors,
         artifact_of: Callable[[str], str | None],
+        now: Callable[[], datetime],
     ) -> None:
         self._repository = repository
         self._cursors = cursors
         self._artifact_of = artifact_of
+        self._now = now
+        self._exports = asyncio.Semaphore(EXPORTS)
 
-    def page(self, filters: Filters) -> Page:
-        query = filters.identity(PATH)
+    async def page(self, filters: ListFilters) -> bytes:
+        """A `Page` as JSON. Raises CursorInvalid, StoreUnavailable."""
         after = None
         if filters.cursor is not None:
-            time, row_id = self._cursors.read(filters.cursor, query)
-            after = (str(time), int(row_id))
-        rows = self._repository.page(filters, after)
-        shown, more = rows[: filters.limit], len(rows) > filters.limit
-        following = None
-        if more:
-            last = shown[-1]
-            following = self._cursors.make([rfc3339(last["event_time"]), last["id"]], query)
-        return Page(items=[Decision(**presented(row)) for row in shown], next_cursor=following)
+            after = _position(self._cursors.read(filters.cursor, filters.identity(PATH)), filters.sort)
+        page = await self._repository.page(filters, after, self._now())
+        following = b"null"
+        if page.more:
+            cursor = self._cursors.make([_value(page, filters.sort), page.id], filters.identity(PATH))
+            following = b'"%s"' % cursor.encode()
+        return b'{"items":[%s],"next_cursor":%s}' % (page.content, following)
+
+    async def export(
+        self, filters: ExportFilters, form: Literal["csv", "ndjson"]
+    ) -> tuple[AsyncIterator[bytes], AsyncExitStack]:
+        """What the list holds, piece by piece, and what has to be closed after it.
+
+        Raises ExportsBusy, and StoreUnavailable where it cannot begin.
+        """
+        if self._exports.locked():
+            raise ExportsBusy
+        async with AsyncExitStack() as opened:
+            await opened.enter_async_context(self._exports)
+            lines = await opened.enter_async_context(self._repository.export(filters, self._now()))
+            first = await anext(lines, b"")
+            held = opened.pop_all()
+
+        async def pieces() -> AsyncIterator[bytes]:
+            if form == "csv":
+                yield sheet.HEAD
+            yield sheet.rows(first) if form == "csv" else first
+            async for some in lines:
+                yield sheet.rows(some) if form == "csv" else some
+
+        return pieces(), held
 
     def get(self, transaction_id: str) -> DecisionDetail:
         """Raises TransactionUnknown."""
@@ -52,12 +84,30 @@ class TransactionService:
         artifact = self._artifact_of(version) if version is not None else None
         details = {
             "reason_shares": row["reason_shares"] or [],
-            "evidence": None if artifact is None else _evidence(row["anomaly_reasons"] or [], features),
+            "evidence": None if artifact is None else found(row["anomaly_reasons"] or [], features),
             "features": features,
             "artifact_sha256": artifact,
             "seen_before": row["repeats"] > 0,
         }
         return DecisionDetail(**{**presented(row), **details})
+
+
+def _value(page: Rendered, sort: str) -> str | float:
+    """What the last row of a page is sorted by, as a cursor holds it."""
+    if sort.endswith("event_time"):
+        return rfc3339(page.event_time)
+    last = json.loads(b"[%s]" % page.content, parse_float=str)[-1][sort.removeprefix("-")]
+    return str(last)
+
+
+def _position(given: list[Any], sort: str) -> Position:
+    value, identity = given
+    try:
+        if sort.endswith("event_time"):
+            return Position(datetime.fromisoformat(value), int(identity))
+        return Position(Decimal(value) if sort.endswith("amount") else float(value), int(identity))
+    except (ValueError, TypeError, InvalidOperation) as error:
+        raise CursorInvalid from error  # of a former release: the tag says that it is ours
 
 
 def presented(row: dict[str, Any]) -> dict[str, Any]:
@@ -73,11 +123,12 @@ def presented(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _evidence(reasons: list[str], features: dict[str, float] | None) -> list[dict[str, Any]] | None:
-    """A loaded version's features mean what they mean today, or the model service would have refused it."""
+def found(reasons: list[str], features: dict[str, float] | None) -> list[dict[str, Any]] | None:
+    """The evidence behind reasons. A loaded version's features mean what they mean today, or the model service would
+    have refused it."""
     if features is None or len(features) < len(NAMES):  # decided before a feature was added
         return None
-    return [found.as_json() for found in evidence(reasons, features)]
+    return [one.as_json() for one in evidence(reasons, features)]
 
 
 def vector(stored: bytes | None) -> dict[str, float] | None:

@@ -65,6 +65,7 @@ def api(plan: Plan) -> Service:
     bind, port = plan.settings.bind, str(plan.ports["api"])
     argv = [sys.executable, "-m", "uvicorn", "api.app:create_app", "--factory"]
     argv += ["--host", bind, "--port", port, "--no-access-log"]
+    argv += ["--timeout-graceful-shutdown", "3"]  # those who follow GET /stream never end by themselves
     return Service(
         name="api",
         argv=lambda: argv,

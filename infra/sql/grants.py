@@ -15,6 +15,7 @@ GRANTS: dict[str, tuple[str, ...]] = {
         "SELECT, INSERT, UPDATE ON promotion_requests",
         "SELECT, INSERT ON labels, merchant_snapshots",
         "SELECT, INSERT, UPDATE (last_used_at, revoked_at, revoked_by) ON api_keys",
+        "SELECT, INSERT, UPDATE, DELETE ON idempotency_keys",
         "SELECT, INSERT, DELETE ON merchant_days",
         "SELECT, INSERT, UPDATE, DELETE ON payment_windows",
         "SELECT, INSERT, UPDATE ON window_progress",

@@ -148,10 +148,48 @@ def train(
     typer.echo(result.machine.line())
 
 
+def api(
+    rows: Annotated[
+        int, typer.Option("--rows", min=1_000, max=100_000_000, help="decisions in PostgreSQL")
+    ] = 10_000_000,
+    documents: Annotated[int, typer.Option("--documents", min=1_000, help="of them in Elasticsearch")] = 1_000_000,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="how long each question is asked")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of lines")] = False,
+) -> None:
+    """How the query service answers over so many decisions, on a stack of its own."""
+    from rich.console import Console
+
+    from pipelines.bench.api import DETECT_RATE, PAGE, bench_api
+
+    with Console(stderr=True).status("starting") as status:
+        result = bench_api(rows, documents, seconds, status.update)
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+        return
+    lists, cost = result.list_load, result.list_core_us
+    typer.echo(
+        f"last {PAGE} payments of a user: {result.list_per_core:,.0f} requests per second and core of API and "
+        f"PostgreSQL ({', '.join(f'{name} {us:.0f}' for name, us in cost.items())} core-µs each); "
+        f"{lists.per_second:,.0f}/s here, p50 {lists.p50:.1f} ms, p99 {lists.p99:.1f} ms"
+    )
+    typer.echo(f"  over {result.rows:,} rows of {result.users:,} users in {result.days} days")
+    found = result.detect
+    typer.echo(
+        f"/detect at {DETECT_RATE:.0f}/s: p50 {found.p50:.1f} ms, p95 {found.p95:.1f} ms, p99 {found.p99:.1f} ms"
+    )
+    found = result.search
+    typer.echo(
+        f"search in {result.documents:,} documents: p50 {found.p50:.1f} ms, p95 {found.p95:.1f} ms, "
+        f"p99 {found.p99:.1f} ms ({found.per_second:.0f}/s)"
+    )
+    typer.echo(", ".join(f"{name}: {value}" for name, value in result.machine.items()))
+
+
 def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Measure: every number comes with the machine it was taken on.")
     group.callback(invoke_without_command=True)(road)
     group.command("parser")(parser)
     group.command("kernel")(kernel)
     group.command("train")(train)
+    group.command("api")(api)
     app.add_typer(group, name="bench")

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from feature_repo import layouts
-from feature_repo.activity import AGGREGATES, Kind, decode
+from feature_repo.activity import readable
 from feature_repo.errors import StateUnknown
 from feature_repo.features import RING_SIZE
 from feature_repo.hashing import hash_texts, partitions_of
 from feature_repo.settings import Settings
-from feature_repo.state import DAYS, HOURS, States
+from feature_repo.state import DAYS, HOURS
 from feature_repo.transaction import rfc3339
 from streaming.states import StateStore
 
@@ -84,7 +84,7 @@ def decoded(user: str, partition: int, raw: bytes) -> Record:
         partition=partition,
         layout=int(np.frombuffer(raw, layouts.HEADER, 1)["layout"][0]),
         bytes=len(raw),
-        aggregates=_aggregates(states),
+        aggregates=readable(states),
         known={name: _distinct(one[name]) for name in FILTERS},
         hours=_tiles(one["hour_count"], one["hour_sum"], int(one["hour_head"]), HOURS, timedelta(hours=1)),
         days=_tiles(one["day_count"], one["day_sum"], int(one["day_head"]), DAYS, timedelta(days=1)),
@@ -103,17 +103,6 @@ def sizes(settings: Settings) -> Sizes:
             total[partition] += int(lengths.sum())
             largest = max(largest, int(lengths.max()))
         return Sizes(dict(records), dict(total), largest, store.size().bytes)
-
-
-def _aggregates(states: States) -> dict[str, Any]:
-    columns = decode(states)
-    shown: dict[str, Any] = {}
-    for aggregate in AGGREGATES:
-        value = columns[aggregate.name][0].item()
-        if aggregate.kind is Kind.TIME:
-            value = _time(value)
-        shown[aggregate.name] = None if value != value else value  # NaN is a number without a value
-    return shown
 
 
 def _distinct(bits: np.ndarray[Any, Any]) -> int:

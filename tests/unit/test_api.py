@@ -87,7 +87,7 @@ BAD_QUERIES = [
     ("to=0001-01-01T00:00:00%2B14:00", 422, "TIME_INVALID"),
     ("from=2026-01-01&start_time=2026-01-01", 422, "PARAMETER_TWICE"),
     ("limit=1&limit=2", 422, "PARAMETER_TWICE"),
-    (f"sort={SECRET}", 422, "PARAMETER_UNKNOWN"),
+    (f"order={SECRET}", 422, "PARAMETER_UNKNOWN"),
     (f"{SECRET}=1", 422, "PARAMETER_UNKNOWN"),
     ("user=u", 422, "PARAMETER_UNKNOWN"),
     ("user_id=", 422, "PARAMETER_INVALID"),
@@ -101,6 +101,7 @@ BAD_QUERIES = [
     (f"is_anomaly={SECRET}", 422, "PARAMETER_INVALID"),
     ("decision=accept", 422, "PARAMETER_INVALID"),
     ("outcome=lost", 422, "PARAMETER_INVALID"),
+    ("reason=bad_luck", 422, "PARAMETER_INVALID"),
 ]
 
 
@@ -127,6 +128,29 @@ def test_a_bad_query_for_windows_is_refused_by_name(client: httpx.Client, query:
     refused(client.get(f"/metrics/windows?{query}"), status, code)
 
 
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        (f"/transactions?sort={SECRET}", "PARAMETER_INVALID"),
+        ("/transactions?sort=merchant", "PARAMETER_INVALID"),
+        ("/transactions?sort=-amount", "RANGE_NEEDED"),
+        ("/transactions?sort=anomaly_score&from=2026-01-01&to=2026-02-02", "RANGE_NEEDED"),
+        ("/transactions?merchant=a%00b", "ID_FORMAT"),
+        ("/transactions.csv?limit=5", "PARAMETER_UNKNOWN"),
+        ("/transactions.ndjson?sort=amount", "RANGE_NEEDED"),
+        ("/transactions.xlsx", "PARAMETER_INVALID"),
+        ("/search?q=coffee&sort=amount", "PARAMETER_UNKNOWN"),
+        ("/search?q=coffee&merchant=x", "PARAMETER_UNKNOWN"),
+        ("/stats?from=2026-01-01&to=2026-01-09", "RANGE_LENGTH"),
+        ("/stats?user_id=u", "PARAMETER_UNKNOWN"),
+        ("/users/a%00b", "ID_FORMAT"),
+        ("/transactions/a%00b/explain", "ID_FORMAT"),
+    ],
+)
+def test_what_only_some_paths_take_is_refused_elsewhere(client: httpx.Client, path: str, code: str) -> None:
+    refused(client.get(path), 422, code)
+
+
 @pytest.mark.parametrize("query", ["", "q=", "q=*coffee", 'q="new york', "q=/a.*b/", "q=" + "a+OR+" * 2000 + "a"])
 def test_search_text_outside_the_syntax_is_refused(client: httpx.Client, query: str) -> None:
     body = refused(client.get(f"/search?{query}"), 422, "QUERY_SYNTAX")
@@ -141,6 +165,11 @@ def test_search_text_outside_the_syntax_is_refused(client: httpx.Client, query: 
         "/transactions/txn_1",
         "/transactions/a/b",
         "/search?q=x1",
+        "/transactions.csv",
+        "/transactions.ndjson",
+        "/transactions/a/b/explain",
+        "/users/u/1",
+        "/stats",
     ],
 )
 def test_a_store_that_is_down_is_said_so_without_its_address(client: httpx.Client, path: str) -> None:
@@ -235,6 +264,43 @@ def test_a_check_that_hangs_is_a_server_that_is_down(monkeypatch: pytest.MonkeyP
             over.set()
 
     assert asyncio.run(ask()) == ({"well": "up", "hung": "down"}, [])
+
+
+LINES = {"Content-Type": "application/x-ndjson"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "errors"),
+    [
+        (b"", 400, "EMPTY", []),
+        (b"\n \n", 400, "EMPTY", []),
+        (b'{"transaction_id": 1}\n[]', 422, "TYPE", [["body", 0, "transaction_id"], ["body", 1]]),
+        (b"{}\n" * 1_001, 413, "BATCH_TOO_LARGE", []),
+        (b" " * ((1 << 20) + 1), 413, "TOO_LARGE", []),
+    ],
+)
+def test_a_batch_with_a_bad_payment_is_refused_whole(
+    client: httpx.Client, body: bytes, status: int, code: str, errors: list[Any]
+) -> None:
+    found = refused(client.post("/transactions", content=body, headers=LINES), status, code)
+    assert [error["loc"] for error in found["errors"]] == errors
+
+
+def test_a_payment_to_be_decided_keeps_the_contract(client: httpx.Client) -> None:
+    refused(client.post("/transactions", content=b"[]", headers=JSON), 400, "NOT_OBJECT")
+    refused(client.post("/transactions", content=b" " * 65_537, headers=JSON), 413, "TOO_LARGE")
+    refused(client.post("/transactions", json=payment(merchant=SECRET)), 422, "PAN_DETECTED")
+    refused(client.post("/transactions", content=b"a=1"), 415, "UNSUPPORTED_MEDIA_TYPE")
+    refused(
+        client.post("/transactions", json=payment(), headers={"Idempotency-Key": "k" * 129}), 422, "PARAMETER_INVALID"
+    )
+    refused(client.post("/transactions", json=payment()), 503, "STORE_UNAVAILABLE")
+
+
+def test_the_stream_of_alerts_needs_kafka_and_a_place_it_has_given(client: httpx.Client) -> None:
+    refused(client.get("/stream"), 503, "DEPENDENCY_DOWN")
+    for place in ("", "1", "0-x", "0-1." + SECRET, "9" * 9000):
+        refused(client.get("/stream", headers={"Last-Event-ID": place}), 400, "CURSOR_INVALID")
 
 
 def test_live_needs_nothing_and_ready_names_what_is_missing(client: httpx.Client) -> None:

@@ -1,7 +1,7 @@
 """One payment decided now: what the answer says and what never happens."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,11 @@ class Topic:
         self.payments: list[tuple[str, bytes]] = []
         self.down = False
 
-    def record(self, user_id: str, payload: bytes) -> str:
+    def record(self, topic: str, messages: Sequence[tuple[str, bytes]]) -> list[str]:
         if self.down:
             raise DependencyDown("Kafka", "here", "switched off by the test")
-        self.payments.append((user_id, payload))
-        return f"transactions-0-{len(self.payments) - 1}"
+        self.payments += messages
+        return [f"{topic}-0-{len(self.payments) - 1}"]
 
 
 class Merchants:

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from feature_repo.features import CATALOGUE, NAMES
 from feature_repo.problem import MEDIA_TYPE
 from serving.client import BINARY, ModelClient
 from serving.gate import RULES
@@ -250,3 +251,46 @@ def test_an_unexpected_error_is_a_problem_without_its_text(
     response = post(f"{url}/detect", json={})
     refused(response, 500, "INTERNAL")
     assert "4111" not in json.dumps(response.json())
+
+
+def question(worker: Worker, **changes: object) -> dict[str, object]:
+    manifest = worker.registry.held.get().manifest
+    features = dict.fromkeys(NAMES, 0.5)
+    asked = {"model_version": "1", "feature_set_id": manifest.feature_set_id, "features": features, "reasons": REASONS}
+    return {**asked, **changes}
+
+
+REASONS = ["unusual_amount_for_user", "burst_of_activity"]
+
+
+def test_a_score_is_taken_apart_by_the_artefact_itself(url: str, worker: Worker) -> None:
+    model = worker.registry.held.get()
+    body = post(f"{url}/explain", json=question(worker)).json()
+    row = np.full((1, WIDTH), 0.5, np.float32)
+    score, contributions = model.run(row)
+    assert body["anomaly_score"] == pytest.approx(float(score[0]))
+    assert [part["contribution"] for part in body["features"]] == pytest.approx(contributions[0].tolist())
+    assert [what["usual"] for what in body["what_if"]] == [REASONS, REASONS[:1], REASONS[1:]]
+    usual = {part["name"]: part["usual"] for part in body["features"]}
+    speaking = {feature.name for feature in CATALOGUE if feature.reason in REASONS}
+    changed = [usual[name] if name in speaking and usual[name] is not None else 0.5 for name in COLUMNS]
+    again, _ = model.run(np.array([changed], np.float32))
+    assert body["what_if"][0]["anomaly_score"] == pytest.approx(float(again[0]))
+    assert body["artifact_sha256"] == model.sha256
+
+
+def test_an_explanation_is_asked_for_with_the_features_of_the_version(url: str, worker: Worker) -> None:
+    def asked(**changes: object) -> httpx.Response:
+        return post(f"{url}/explain", json=question(worker, **changes))
+
+    refused(asked(model_version="7"), 409, "MODEL_VERSION_MISMATCH")
+    refused(asked(feature_set_id="fs_other"), 422, "FEATURE_SET_MISMATCH")
+    refused(asked(features={"amount_log": 1.0}), 422, "FEATURE_SET_MISMATCH")
+    refused(asked(reasons=["bad_luck"]), 422, "PARAMETER_INVALID")
+    refused(post(f"{url}/explain", json=[]), 422, "PARAMETER_INVALID")
+    assert asked(reasons=[]).json()["what_if"] == []
+
+
+def test_activity_of_a_user_nobody_knows_is_null(url: str) -> None:
+    assert get(f"{url}/activity?user_id=nobody").json() == {"features": None}
+    refused(get(f"{url}/activity"), 422, "PARAMETER_INVALID")

@@ -1,0 +1,51 @@
+"""Decisions counted."""
+
+from datetime import datetime, timedelta
+from typing import Self
+
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from api.filters import Range
+from api.transactions.schemas import UtcTime
+
+LONGEST = timedelta(days=7)
+USUAL = timedelta(hours=24)
+
+
+class StatsRange(Range):
+    """From..to of 7 days at most; the last 24 hours, or those before or behind the one bound given."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.since is not None and self.until is not None and self.until - self.since > LONGEST:
+            raise PydanticCustomError("RANGE_LENGTH", "longer than 7 days")
+        return self
+
+    def bounds(self, now: datetime) -> tuple[datetime, datetime]:
+        if self.since is None:
+            until = self.until or now
+            return until - USUAL, until
+        return self.since, self.until or self.since + USUAL
+
+
+class Count(BaseModel):
+    decisions: int
+    flagged: int = Field(description="anomalies")
+
+
+class Hour(Count):
+    hour: UtcTime = Field(description="its beginning")
+
+
+class Stats(BaseModel):
+    """Repetitions are not counted, and of a decision the newest revision is."""
+
+    since: UtcTime
+    until: UtcTime
+    total: Count
+    by_outcome: dict[str, int] = Field(examples=[{"scored": 86_112, "unscored": 3}])
+    by_decision: dict[str, int] = Field(examples=[{"approve": 85_640, "review": 475}])
+    by_model_version: dict[str, Count] = Field(description="of the scored")
+    by_reason: dict[str, int] = Field(description="a payment counts under each of its reasons")
+    by_hour: list[Hour] = Field(description="of event time, earliest first; hours without a payment are left out")
