@@ -106,6 +106,11 @@ class Settings(BaseSettings):
     def murmur2(self) -> bool:
         return self.partitioner == "murmur2"
 
+    @property
+    def placement(self) -> str:
+        """How users are placed on partitions, as Redis notes it beside their states."""
+        return f"{self.partitions} {self.partitioner}"
+
 
 def inherited() -> dict[str, str]:
     """A copy of this process's environment, for a child process that gets more beside it."""

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
@@ -20,20 +21,32 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from feature_repo.errors import DependencyDown, SchemaBreak, StateAhead, StateLost, VigilError, WorkerDied
+from confluent_kafka import Consumer
+
+from feature_repo.errors import (
+    BadConfiguration,
+    DependencyDown,
+    SchemaBreak,
+    StateAhead,
+    StateLost,
+    VigilError,
+    WorkerDied,
+)
 from feature_repo.settings import Settings
 from feature_repo.snapshot_store import SnapshotStore
 from serving.client import ModelClient
 from streaming.ledger import Ledger
 from streaming.metrics import StreamMetrics
 from streaming.partition import NOBODY
-from streaming.publish import ORIGIN_HEADER, Publisher
+from streaming.placement import require
+from streaming.publish import PLACED_HEADER, Publisher
 from streaming.records import PROCESSING_FAILED
 from streaming.repair import publish_unpublished
 from streaming.scoring import pins
 from streaming.spark import spark_session
 from streaming.states import StateStore
 from streaming.task import RESULT_SCHEMA, TaskResult, run_task
+from streaming.watch import spans
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -90,13 +103,18 @@ class Job:
         self._models = ModelClient(settings.serving_url, settings.model_timeout_s)
         self._publisher: Publisher | None = None
         self._repair = True
+        self._warned = False
         self._partitions_ensured: date | None = None
         self.busy = Lock()  # held while a batch is taken: who stops the query waits for it
         self.stopped_by: VigilError | None = None
 
     def starting_offsets(self) -> str:
-        """min(committed, folded) of every partition, for Spark. Raises StateLost and StateAhead."""
-        starts: dict[str, int] = {str(p): EARLIEST for p in range(self._settings.partitions)}
+        """min(committed, folded) of every partition, for Spark, which wants all that Kafka has named.
+
+        Raises PlacementDiffers, GrowthUnfinished, StateLost and StateAhead.
+        """
+        require(self._settings, self._ledger)
+        starts: dict[str, int] = {str(p): EARLIEST for p in range(self._partitions())}
         for partition, committed in self._ledger.positions().items():
             folded = self._states.folded(partition)
             if folded is None and committed:
@@ -105,6 +123,26 @@ class Job:
                 raise StateAhead(partition, folded, committed)
             starts[str(partition)] = min(committed, folded or 0) or EARLIEST
         return json.dumps({self._settings.topic: starts})
+
+    def _partitions(self) -> int:
+        """Of the topic. Raises BadConfiguration, DependencyDown."""
+        settings = self._settings
+        with closing(Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "vigil-look"})) as consumer:
+            found = len(spans(consumer, settings.topic, settings.kafka_bootstrap))
+        if found < settings.partitions:
+            raise BadConfiguration(f"topic {settings.topic} has {found} partitions, not {settings.partitions}")
+        return found
+
+    def _warn_of(self, partitions: set[int]) -> None:
+        """Of partitions that somebody added to the topic: none of our users lie there."""
+        added = sorted(p for p in partitions if p >= self._settings.partitions)
+        if added and not self._warned:
+            self._warned = True
+            log.warning(
+                "partitions %s of %s were added while users are placed by %d: what comes there is produced again into"
+                " its user's partition; vigil topic grow takes them over",
+                added, self._settings.topic, self._settings.partitions,
+            )  # fmt: skip
 
     def take(self, batch: "DataFrame", number: int) -> None:
         """Take one micro-batch; holds it, never skips it, while a store does not answer.
@@ -117,6 +155,7 @@ class Job:
             done = Batch(number, time.perf_counter() - started, tuple(results))
             self._repair = self._repair or any(not result.published for result in results)
             log.info("%s", done.line())
+            self._warn_of({result.partition for result in results})
             self._metrics.batch(done.seconds)
 
     def _take(self, batch: "DataFrame", number: int) -> list[TaskResult]:
@@ -248,6 +287,7 @@ def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession"
 def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_up: bool) -> "StreamingQuery":
     """Begin reading. With `until_caught_up` the query ends at the offsets the topic has now."""
     checkpoint = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=_scratch(settings)))
+    placed = f"h.key = '{PLACED_HEADER}' AND h.value = CAST('{settings.partitions}' AS BINARY)"
     source = (
         spark.readStream.format("kafka")
         .option("kafka.bootstrap.servers", settings.kafka_bootstrap)
@@ -266,9 +306,7 @@ def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_u
         .option("failOnDataLoss", "true")
         .load()
         # value binary, partition int, offset bigint, timestamp timestamp, moved boolean (null without headers)
-        .selectExpr(
-            "value", "partition", "offset", "timestamp", f"array_contains(headers.key, '{ORIGIN_HEADER}') AS moved"
-        )
+        .selectExpr("value", "partition", "offset", "timestamp", f"exists(headers, h -> {placed}) AS moved")
     )
     writer = source.writeStream.foreachBatch(job.take).option("checkpointLocation", str(checkpoint))
     return (writer.trigger(availableNow=True) if until_caught_up else writer).start()

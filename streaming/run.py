@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 
@@ -13,6 +14,7 @@ from feature_repo.settings import Settings
 from streaming.job import Job, session, start
 from streaming.lock import only_one
 from streaming.metrics import StreamMetrics, watching
+from streaming.states import StateStore
 from streaming.warm import warm
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ def run(
         metrics = StreamMetrics(registry)
         job = Job(settings, metrics, accepted)
         job.starting_offsets()  # refuse before anything that takes seconds: `vigil state rebuild` waits for the lock
+        with closing(StateStore(settings.redis_url)) as states:
+            states.mark_placement(range(settings.partitions), settings.placement)
         warm()
         spark = session(settings, jars, master)
         try:

@@ -14,6 +14,7 @@ GRANTS: dict[str, tuple[str, ...]] = {
         "SELECT, INSERT, UPDATE, DELETE ON parked_documents",
         "SELECT, INSERT, UPDATE ON promotion_requests",
         "SELECT, INSERT ON labels, merchant_snapshots",
+        "SELECT, INSERT, UPDATE (finished_at) ON placements",
         "SELECT, INSERT, DELETE ON merchant_days",
         "SELECT, INSERT, UPDATE, DELETE ON payment_windows",
         "SELECT, INSERT, UPDATE ON window_progress",
@@ -23,6 +24,7 @@ GRANTS: dict[str, tuple[str, ...]] = {
     READER: (
         "SELECT ON decisions, dead_letters, audit, ledger, ledger_ranges, parked_documents, alembic_version",
         "SELECT ON promotion_requests, labels, merchant_days, merchant_snapshots, payment_windows, window_progress",
+        "SELECT ON placements",
     ),
 }
 

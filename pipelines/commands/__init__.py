@@ -16,8 +16,9 @@ from pipelines.commands import (
     stack,
     state,
     stream,
+    topic,
 )
 
 AREAS: tuple[ModuleType, ...] = (
-    stack, data, demo, features, model, challenger, drift, live, lifecycle, stream, state, operate, bench
+    stack, data, demo, features, model, challenger, drift, live, lifecycle, stream, topic, state, operate, bench
 )  # fmt: skip

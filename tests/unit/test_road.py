@@ -289,7 +289,7 @@ def test_a_misplaced_payment_is_put_in_its_place_once() -> None:
     wrong = (belongs + 1) % 8
     world.road.take(records([payment(1)], partition=wrong), Pins(PIN), frozenset(), None)
     assert [(p, k) for p, k, _, _ in world.publisher.again] == [(belongs, b"u1")]
-    assert world.publisher.again[0][3] == f"transactions-{wrong}-0"
+    assert world.publisher.again[0][3] == {"vigil-origin": f"transactions-{wrong}-0", "vigil-placed": "8"}
     assert world.ledger.ranges[0].dead_letters == 1
     assert not world.documents("transactions.dlq")
     again = world.road.take(records([payment(1)], first=1, partition=wrong, moved=True), Pins(PIN), frozenset(), None)
