@@ -35,6 +35,7 @@ from feature_repo.errors import (
 from feature_repo.settings import Settings
 from feature_repo.snapshot_store import SnapshotStore
 from serving.client import ModelClient
+from streaming.archive import FOLDER, archive
 from streaming.ledger import Ledger
 from streaming.metrics import StreamMetrics
 from streaming.partition import NOBODY
@@ -255,13 +256,18 @@ class Job:
 
 
 def _of_a_worker(error: Exception) -> bool:
-    """Whether Spark tells of a Python worker that died or raised, not of Kafka or of itself."""
-    return any(sign in str(error) for sign in ("Python worker exited", "Python worker failed", "Traceback (most"))
+    """Whether Spark tells of a Python worker or an executor that died or raised, not of Kafka or of itself."""
+    signs = ("Python worker exited", "Python worker failed", "Traceback (most", "ExecutorLostFailure")
+    return any(sign in str(error) for sign in signs)
 
 
 def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession":
-    """A Spark session for the stream: Arrow in large pieces, no speculation, nothing beyond loopback."""
-    os.environ["PYSPARK_PYTHON"] = sys.executable  # the only way Spark takes it outside spark-submit
+    """A Spark session for the stream: Arrow in large pieces, no speculation, nothing beyond `bind`.
+
+    Executors of a cluster get our code as an archive. Their Python is PYSPARK_PYTHON, with what requirements.lock
+    names; by default they have it where the driver has it. Settings reach them inside the tasks, never as arguments.
+    """
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # the only way Spark takes it outside spark-submit
     options = {
         "spark.driver.memory": "1g",
         # On two cores the optimising compiler was the busiest thread for the first minutes (20 µs a record,
@@ -281,7 +287,11 @@ def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession"
         "spark.speculation": "false",
         "spark.task.maxFailures": 1,
     }
-    return spark_session(settings, jars, master, "stream", settings.home / "spark", options)
+    folder = settings.home / "spark"
+    if not master.startswith("local"):
+        options["spark.archives"] = f"{archive(folder)}#{FOLDER}"
+        options["spark.executorEnv.PYTHONPATH"] = FOLDER
+    return spark_session(settings, jars, master, "stream", folder, options)
 
 
 def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_up: bool) -> "StreamingQuery":
