@@ -92,17 +92,17 @@ def grow(settings: Settings, partitions: int, progress: Progress = lambda _: Non
     """
     with nobody_else(settings):
         done = Grown(settings.topic, check(settings, partitions), partitions)
-        if done.before == partitions:
-            return done
         before, after = (settings.model_copy(update={"partitions": count}) for count in (done.before, partitions))
         with (
             closing(StateStore(settings.redis_url)) as store,
             closing(Ledger(settings.postgres_dsn, settings.topic)) as ledger,
-            snapshots.alone(settings),
         ):
-            _Growth(before, after, store, ledger, done, progress).run()
-        if any(ledger.positions().values()):
-            done.snapshot = snapshots.take(after).name  # earlier ones are of another placement
+            if done.before != partitions:
+                with snapshots.alone(settings):
+                    _Growth(before, after, store, ledger, done, progress).run()
+            store.mark_placement(range(partitions), after.placement)
+            if done.before != partitions and any(ledger.positions().values()):
+                done.snapshot = snapshots.take(after).name  # earlier ones are of another placement
         return done
 
 
@@ -143,7 +143,6 @@ class _Growth:
             cursor.execute(SEED, (self._after.topic, self._after.partitions))
             cursor.execute(FINISH, (self._after.topic, self._after.partitions))
             audit(cursor, getpass.getuser(), GREW, self._after.topic, None, self._done.as_json() | {"begins": begins})
-        self._store.mark_placement(range(self._after.partitions), self._after.placement)
 
     def _claim(self) -> dict[int, int]:
         """The ledger's positions, each partition ours and its states no less and no further on."""

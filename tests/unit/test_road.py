@@ -9,6 +9,7 @@ from feature_repo.errors import DependencyDown, Fenced, LedgerMoved, RowRefused,
 from feature_repo.hashing import partitions_of
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot
+from feature_repo.state import STATE_BYTES
 from streaming.partition import Road, Taken
 from streaming.records import Records
 from streaming.scoring import Pin, Pins
@@ -385,3 +386,25 @@ def test_what_kafka_did_not_take_is_left_unpublished() -> None:
     assert not taken.published
     assert not world.ledger.published
     assert world.ledger.committed == {0: 1}
+
+
+def test_one_user_with_all_the_payments_costs_a_range_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: as many records loaded, folded into and saved as for a single payment, and as large."""
+    world = World()
+    moved: list[tuple[str, int]] = []
+    load, save = world.states.load, world.states.save
+
+    def loaded(partition: int, users: list[str], hashes: Any) -> Any:
+        moved.append(("load", len(users)))
+        return load(partition, users, hashes)
+
+    def saved(partition: int, attempt: str, users: list[str], states: Any, folded_until: int) -> None:
+        moved.append(("save", states.nbytes))
+        save(partition, attempt, users, states, folded_until)
+
+    monkeypatch.setattr(world.states, "load", loaded)
+    monkeypatch.setattr(world.states, "save", saved)
+    values: list[bytes | None] = [payment(number, user="hot") for number in range(20_000)]
+    for first, until in ((0, 1), (1, 10_000), (10_000, 20_000)):
+        assert world.take(values[first:until], first).outcomes == {"scored": until - first}
+    assert moved == [("load", 1), ("save", STATE_BYTES)] * 3
