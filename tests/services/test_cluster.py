@@ -103,8 +103,8 @@ def cluster(folder: Path, home: str) -> Iterator[tuple[str, list[subprocess.Pope
     folder.mkdir()
     address = f"spark://127.0.0.1:{free_port()}"
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("VIGIL_", "PYTHON"))}
-    env = bare | {"SPARK_HOME": str(SPARK), "SPARK_LOCAL_IP": "127.0.0.1", "JAVA_HOME": home}
-    argv = [f"{home}/bin/java", "-Xmx256m", "-XX:+UseSerialGC", "-cp", f"{SPARK}/jars/*"]
+    own = {"SPARK_HOME": str(SPARK), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m", "JAVA_HOME": home}
+    env, argv = bare | own, [str(SPARK / "bin" / "spark-class")]
     log = (folder / "log").open("wb")
 
     def run(*more: str) -> subprocess.Popen[bytes]:

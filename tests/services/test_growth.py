@@ -236,9 +236,7 @@ def test_settings_of_another_placement_are_refused_wherever_states_are_read(live
         lambda: rebuild(stale),
         lambda: show(stale, "user 1"),
         lambda: snapshots.take(stale),
-        lambda: definitions.apply(stale, "demo").get_online_features(
-            ["user_activity:payments"], [{"user_id": "user 1"}]
-        ),
+        lambda: definitions.apply(stale).get_online_features(["user_activity:state"], [{"user_id": "user 1"}]),
     ):
         with pytest.raises(PlacementDiffers, match="placed by 5 murmur2, the settings say 2 murmur2") as differs:
             read()
