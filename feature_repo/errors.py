@@ -300,6 +300,37 @@ class Fenced(VigilError):
         super().__init__(f"partition {partition}: another attempt holds the fence; nothing was written")
 
 
+class PlacementDiffers(VigilError):
+    """Users lie in other partitions than the settings say: their states would not be found, and read as empty."""
+
+    code = "PLACEMENT_DIFFERS"
+    exit_code = 8
+    status = 503
+
+    def __init__(self, settings: str, found: str) -> None:
+        """Each is `PARTITIONS PARTITIONER`."""
+        partitions, partitioner = found.split()
+        super().__init__(
+            f"users are placed by {found}, the settings say {settings}",
+            remedy=f"VIGIL_PARTITIONS={partitions} VIGIL_PARTITIONER={partitioner}, and start this process anew;"
+            " only vigil topic grow adds partitions",
+        )
+
+
+class GrowthUnfinished(VigilError):
+    """`vigil topic grow` was cut short: some users' states are where they were, others where they are to be."""
+
+    code = "GROWTH_UNFINISHED"
+    exit_code = 8
+    status = 503
+
+    def __init__(self, partitions: int) -> None:
+        super().__init__(
+            f"the topic of payments is being grown to {partitions} partitions, and that is not finished",
+            remedy=f"vigil topic grow --partitions {partitions}",
+        )
+
+
 class StateLost(VigilError):
     """PostgreSQL has decisions but Redis has no state for them: scoring would start from empty history."""
 

@@ -29,7 +29,7 @@ from feature_repo import layouts, settings
 from feature_repo.activity import AGGREGATES, Kind, decode
 from feature_repo.errors import RecordViewReadOnly, StoreUnavailable
 from feature_repo.hashing import hash_texts, partitions_of
-from feature_repo.keys import state_keys
+from feature_repo.keys import check_placement, placement_key, state_keys
 from feature_repo.state import STATE_BYTES, States
 
 RECORD_TAG = "record"  # a view with this tag is one state record per user
@@ -50,6 +50,11 @@ class VigilOnlineStoreConfig(RedisOnlineStoreConfig):
     partitions: int
     murmur2: bool
     skip_dedup: bool = True  # each row has one writer; without it a day published anew keeps its first values
+
+    @property
+    def placement(self) -> str:
+        """As settings.placement."""
+        return f"{self.partitions} {'murmur2' if self.murmur2 else 'crc32'}"
 
     @model_validator(mode="before")
     @classmethod
@@ -99,7 +104,8 @@ class VigilOnlineStore(OnlineStore):
     ) -> list[Row]:
         """One (newest event time, values) per entity key, (None, None) where there is no state.
 
-        Raises StoreUnavailable, and StateCorrupt for a record that is not what it should be.
+        Raises StoreUnavailable, PlacementDiffers and GrowthUnfinished where users lie in other partitions than the
+        settings say, and StateCorrupt for a record that is not what it should be.
         """
         if not is_record(table):
             return self._hashes.online_read(config, table, entity_keys, requested_features)
@@ -172,10 +178,11 @@ class VigilOnlineStore(OnlineStore):
         with self._redis(store) as client:
             pipe = client.pipeline(transaction=False)
             for partition, rows in by_partition.items():
-                pipe.mget(state_keys((names[row] for row in rows), partition))
+                pipe.mget([*state_keys((names[row] for row in rows), partition), placement_key(partition)])
             answers = pipe.execute()
         values: list[bytes | None] = [None] * len(names)
         for rows, answer in zip(by_partition.values(), answers, strict=True):
+            check_placement(answer.pop(), store.placement)
             for row, value in zip(rows, answer, strict=True):
                 values[row] = value
         return values

@@ -131,6 +131,11 @@ class Settings(BaseSettings):
         """librdkafka's name of the way producers place a key."""
         return {"murmur2": "murmur2_random", "crc32": "consistent_random"}[self.partitioner]
 
+    @property
+    def placement(self) -> str:
+        """How users are placed on partitions, as Redis notes it beside their states."""
+        return f"{self.partitions} {self.partitioner}"
+
 
 @lru_cache(1_024)
 def is_loopback(host: str) -> bool:

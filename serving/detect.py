@@ -41,7 +41,7 @@ class StateReader(Protocol):
     def read(self, user_id: str, user_hash: np.uint64) -> States:
         """The user's state: one checked record that is the caller's to change; fresh for a new user.
 
-        May block; raises StoreUnavailable, StateCorrupt.
+        May block; raises StoreUnavailable, StateCorrupt, PlacementDiffers, GrowthUnfinished.
         """
 
 

@@ -22,25 +22,38 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from confluent_kafka import Consumer
+
 from feature_repo.conditions import Condition
-from feature_repo.errors import DependencyDown, SchemaBreak, StateAhead, StateLost, VigilError, WorkerDied
+from feature_repo.errors import (
+    BadConfiguration,
+    DependencyDown,
+    SchemaBreak,
+    StateAhead,
+    StateLost,
+    VigilError,
+    WorkerDied,
+)
 from feature_repo.settings import Settings
 from feature_repo.snapshot_store import SnapshotStore
 from feature_repo.switches import INTAKE, PAUSED, SCORED, SCORING
 from serving.client import ModelClient
 from streaming.amiss import UNPUBLISHED_S, amiss
+from streaming.archive import FOLDER, archive
 from streaming.breaker import Breaker, pause_s
 from streaming.decisions import MODEL_DOWN, RULES_ONLY, UNSCORED_REASONS
 from streaming.ledger import Ledger
 from streaming.metrics import StreamMetrics
 from streaming.partition import NOBODY
-from streaming.publish import ORIGIN_HEADER, Publisher
+from streaming.placement import require
+from streaming.publish import PLACED_HEADER, Publisher
 from streaming.records import PROCESSING_FAILED
 from streaming.repair import publish_unpublished
 from streaming.scoring import Pins, pins, probe
 from streaming.spark import spark_session
 from streaming.states import StateStore
 from streaming.task import RESULT_SCHEMA, TaskResult, run_task
+from streaming.watch import spans
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -118,14 +131,19 @@ class Job:
         self._repair = True
         self._attempts = 0
         self._looks_behind = 0
+        self._warned = False
         self._partitions_ensured: date | None = None
         self.busy = Lock()  # held while a batch is taken: who stops the query waits for it
         self.stopped_by: VigilError | None = None
         self.interrupted = False
 
     def starting_offsets(self) -> str:
-        """min(committed, folded) of every partition, for Spark. Raises StateLost and StateAhead."""
-        starts: dict[str, int] = {str(p): EARLIEST for p in range(self._settings.partitions)}
+        """min(committed, folded) of every partition, for Spark, which wants all that Kafka has named.
+
+        Raises PlacementDiffers, GrowthUnfinished, StateLost and StateAhead.
+        """
+        require(self._settings, self._ledger)
+        starts: dict[str, int] = {str(p): EARLIEST for p in range(self._partitions())}
         for partition, committed in self._ledger.positions().items():
             folded = self._states.folded(partition)
             if folded is None and committed:
@@ -134,6 +152,26 @@ class Job:
                 raise StateAhead(partition, folded, committed)
             starts[str(partition)] = min(committed, folded or 0) or EARLIEST
         return json.dumps({self._settings.topic: starts})
+
+    def _partitions(self) -> int:
+        """Of the topic. Raises BadConfiguration, DependencyDown."""
+        settings = self._settings
+        with closing(Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "vigil-look"})) as consumer:
+            found = len(spans(consumer, settings.topic, settings.kafka_bootstrap))
+        if found < settings.partitions:
+            raise BadConfiguration(f"topic {settings.topic} has {found} partitions, not {settings.partitions}")
+        return found
+
+    def _warn_of(self, partitions: set[int]) -> None:
+        """Of partitions that somebody added to the topic: none of our users lie there."""
+        added = sorted(p for p in partitions if p >= self._settings.partitions)
+        if added and not self._warned:
+            self._warned = True
+            log.warning(
+                "partitions %s of %s were added while users are placed by %d: what comes there is produced again into"
+                " its user's partition; vigil topic grow takes them over",
+                added, self._settings.topic, self._settings.partitions,
+            )  # fmt: skip
 
     def take(self, batch: "DataFrame", number: int) -> None:
         """Take one micro-batch; holds it, never skips it, while a store does not answer or the stream is paused.
@@ -145,6 +183,7 @@ class Job:
             results = self._take(batch, number)
             done = Batch(number, time.perf_counter() - started, tuple(results))
             log.info("%s", done.line())
+            self._warn_of({result.partition for result in results})
             self._metrics.batch(done.seconds)
 
     def _take(self, batch: "DataFrame", number: int) -> list[TaskResult]:
@@ -332,13 +371,18 @@ class Job:
 
 
 def _of_a_worker(error: Exception) -> bool:
-    """Whether Spark tells of a Python worker that died or raised, not of Kafka or of itself."""
-    return any(sign in str(error) for sign in ("Python worker exited", "Python worker failed", "Traceback (most"))
+    """Whether Spark tells of a Python worker or an executor that died or raised, not of Kafka or of itself."""
+    signs = ("Python worker exited", "Python worker failed", "Traceback (most", "ExecutorLostFailure")
+    return any(sign in str(error) for sign in signs)
 
 
 def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession":
-    """A Spark session for the stream: Arrow in large pieces, no speculation, nothing beyond loopback."""
-    os.environ["PYSPARK_PYTHON"] = sys.executable  # the only way Spark takes it outside spark-submit
+    """A Spark session for the stream: Arrow in large pieces, no speculation, nothing beyond `bind`.
+
+    Executors of a cluster get our code as an archive. Their Python is PYSPARK_PYTHON, with what requirements.lock
+    names; by default they have it where the driver has it. Settings reach them inside the tasks, never as arguments.
+    """
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # the only way Spark takes it outside spark-submit
     options = {
         "spark.driver.memory": "1g",
         # Concurrent marking of a small heap was busier than the work. The optimising compiler costs some 20 µs a record
@@ -358,12 +402,17 @@ def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession"
         "spark.speculation": "false",
         "spark.task.maxFailures": 1,
     }
-    return spark_session(settings, jars, master, "stream", settings.home / "spark", options)
+    folder = settings.home / "spark"
+    if not master.startswith("local"):
+        options["spark.archives"] = f"{archive(folder)}#{FOLDER}"
+        options["spark.executorEnv.PYTHONPATH"] = FOLDER
+    return spark_session(settings, jars, master, "stream", folder, options)
 
 
 def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_up: bool) -> "StreamingQuery":
     """Begin reading. With `until_caught_up` the query ends at the offsets the topic has now."""
     checkpoint = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=_scratch(settings)))
+    placed = f"h.key = '{PLACED_HEADER}' AND h.value = CAST('{settings.partitions}' AS BINARY)"
     source = (
         spark.readStream.format("kafka")
         .option("kafka.bootstrap.servers", settings.kafka_bootstrap)
@@ -382,9 +431,7 @@ def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_u
         .option("failOnDataLoss", "true")
         .load()
         # value binary, partition int, offset bigint, timestamp timestamp, moved boolean (null without headers)
-        .selectExpr(
-            "value", "partition", "offset", "timestamp", f"array_contains(headers.key, '{ORIGIN_HEADER}') AS moved"
-        )
+        .selectExpr("value", "partition", "offset", "timestamp", f"exists(headers, h -> {placed}) AS moved")
     )
     writer = source.writeStream.foreachBatch(job.take).option("checkpointLocation", str(checkpoint))
     return (writer.trigger(availableNow=True) if until_caught_up else writer).start()

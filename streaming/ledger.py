@@ -8,6 +8,7 @@ an attempt that lost the partition changes nothing.
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import psycopg2
 import psycopg2.errors
@@ -32,7 +33,7 @@ CLAIM = """
     VALUES (%s, %s, 0, %s, now())
     ON CONFLICT (kafka_topic, kafka_partition)
         DO UPDATE SET attempt = excluded.attempt, claimed_at = excluded.claimed_at
-    RETURNING committed_until
+    RETURNING committed_until, committed_at IS NULL
 """
 MOVE = """
     UPDATE ledger SET committed_until = %s, committed_at = now()
@@ -56,6 +57,13 @@ WAITING = """
     SELECT count(*), greatest(coalesce(extract(epoch FROM clock_timestamp() - min(committed_at)), 0), 0)
     FROM ledger_ranges WHERE kafka_topic = %s AND published_at IS NULL
 """
+
+
+class Claim(NamedTuple):
+    """`untouched`: nothing was ever committed here, nor were states moved here, so there are none to be missed."""
+
+    committed: int
+    untouched: bool
 
 
 class Ledger:
@@ -118,13 +126,13 @@ class Ledger:
             ((ranges, age_s),) = cursor.fetchall()
             return int(ranges), float(age_s)
 
-    def claim(self, partition: int, attempt: str) -> int:
-        """Make the partition ours until another attempt claims it; returns `committed_until`."""
+    def claim(self, partition: int, attempt: str) -> Claim:
+        """Make the partition ours until another attempt claims it."""
         with self.transaction() as cursor:
             cursor.execute(CLAIM, (self._topic, partition, attempt))
             row = cursor.fetchone()
             assert row is not None  # an upsert always returns its row
-            return int(row[0])
+            return Claim(*row)
 
     def buried(self, partition: int, first: int, until: int) -> list[int]:
         """What `buried` says, in a transaction of its own."""

@@ -157,8 +157,8 @@ class Road:
         watch = Stopwatch()
         placed = self._parse(records, failed)
         watch.lap("parse")
-        committed = self._ledger.claim(records.partition, attempt)
-        folded_until = self._folded_until(records.partition, attempt, committed)
+        committed, untouched = self._ledger.claim(records.partition, attempt)
+        folded_until = self._folded_until(records.partition, attempt, committed, untouched)
         watch.lap("claim")
         self._refuse_schema_break(records, placed, committed, accepted)
         placed = placed.after(self._to_fold(records.partition, records.offsets[placed.rows], folded_until, committed))
@@ -214,8 +214,8 @@ class Road:
 
     # ---- 2 claim
 
-    def _folded_until(self, partition: int, attempt: str, committed: int) -> int:
-        folded = self._states.claim(partition, attempt, untouched=committed == 0)
+    def _folded_until(self, partition: int, attempt: str, committed: int, untouched: bool) -> int:
+        folded = self._states.claim(partition, attempt, untouched=untouched)
         if folded is None:
             raise StateLost(partition, committed)
         if folded > committed:

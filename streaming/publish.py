@@ -19,6 +19,7 @@ from streaming.records import REKEYED
 
 DECISIONS, ALERTS, DEAD_LETTERS = "decisions", "alerts", "transactions.dlq"
 ORIGIN_HEADER = "vigil-origin"  # TOPIC-PARTITION-OFFSET of a record that was produced again to its place
+PLACED_HEADER = "vigil-placed"  # the number of partitions by which that place was found
 QUEUE_MESSAGES, QUEUE_KILOBYTES = 1_000_000, 128 * 1024  # of one process; beyond it `send` waits
 
 
@@ -74,8 +75,8 @@ class Publisher:
             if batch:
                 self._producer.poll(0.1)
 
-    def send_again(self, topic: str, partition: int, key: bytes, value: bytes, origin: str) -> None:
-        """Queue one payment for the partition its user belongs to, with the coordinates it came from."""
+    def send_again(self, topic: str, partition: int, key: bytes, value: bytes, headers: dict[str, str]) -> None:
+        """Queue one payment for the partition its user belongs to."""
         while True:
             try:
                 self._producer.produce(
@@ -84,7 +85,7 @@ class Publisher:
                     key,
                     partition,
                     on_delivery=self._delivered,
-                    headers={ORIGIN_HEADER: origin},
+                    headers=list(headers.items()),
                 )
                 return
             except BufferError:
@@ -122,11 +123,12 @@ def publish_range(
     processed: int,
 ) -> None:
     """Put all that a range came to on Kafka, acknowledged; `processed` in microseconds. Raises DependencyDown."""
-    publisher.send(DECISIONS, partition, decisions)
-    publisher.send(ALERTS, partition, alerts)
+    to = partition % settings.partitions  # of one that somebody added to the payments alone, only dead letters come
+    publisher.send(DECISIONS, to, decisions)
+    publisher.send(ALERTS, to, alerts)
     buried = [letter for letter in letters if letter.code != REKEYED]
     publisher.send(
-        DEAD_LETTERS, partition, [dead_letter_message(settings.topic, partition, processed, each) for each in buried]
+        DEAD_LETTERS, to, [dead_letter_message(settings.topic, partition, processed, each) for each in buried]
     )
     for letter in letters:
         if letter.code == REKEYED:
@@ -135,9 +137,10 @@ def publish_range(
 
 
 def _put_in_place(publisher: Publisher, settings: Settings, partition: int, letter: DeadLetter) -> None:
-    """Produce a re-keyed payment again, into the partition its user belongs to."""
+    """Produce a re-keyed payment again, into the partition its user belongs to, with the coordinates it came from."""
     payment = parse_one(letter.payload, letter.ingested, ParseOptions.of(settings))
     user = payment.column("user_id")
     belongs = partitions_of(user, settings.partitions, murmur2=settings.murmur2)
     origin = decision_id(settings.topic, partition, letter.offset)
-    publisher.send_again(settings.topic, int(belongs[0]), user[0].as_py().encode(), letter.payload, origin)
+    headers = {ORIGIN_HEADER: origin, PLACED_HEADER: str(settings.partitions)}
+    publisher.send_again(settings.topic, int(belongs[0]), user[0].as_py().encode(), letter.payload, headers)

@@ -27,7 +27,7 @@ class Records:
     offsets: npt.NDArray[np.int64]
     values: pa.Array  # binary, null for a tombstone
     ingested: npt.NDArray[np.int64]  # broker's timestamp, microseconds since 1970 UTC
-    moved: npt.NDArray[np.bool_]  # carries our header: was put in its place once already
+    moved: npt.NDArray[np.bool_]  # carries our header: was put in its place by as many partitions as there are now
 
     def __len__(self) -> int:
         return len(self.offsets)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 
@@ -14,6 +15,7 @@ from streaming.job import Job, session, start
 from streaming.lock import only_one
 from streaming.metrics import StreamMetrics, watching
 from streaming.reporter import reported
+from streaming.states import StateStore
 from streaming.warm import warm
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ def run(
         metrics = StreamMetrics(registry)
         job = Job(settings, metrics, accepted, stop.wait)
         job.starting_offsets()  # refuse before anything that takes seconds: `vigil state rebuild` waits for the lock
+        with closing(StateStore(settings.redis_url)) as states:
+            states.mark_placement(range(settings.partitions), settings.placement)
         warm()
         spark = session(settings, jars, master)
         try:

@@ -16,6 +16,7 @@ GRANTS: dict[str, tuple[str, ...]] = {
         "SELECT, INSERT ON labels, merchant_snapshots",
         "SELECT, INSERT, UPDATE (last_used_at, revoked_at, revoked_by) ON api_keys",
         "SELECT, INSERT, UPDATE, DELETE ON idempotency_keys",
+        "SELECT, INSERT, UPDATE (finished_at) ON placements",
         "SELECT, INSERT, DELETE ON merchant_days",
         "SELECT, INSERT, UPDATE, DELETE ON payment_windows",
         "SELECT, INSERT, UPDATE ON window_progress",
@@ -27,7 +28,7 @@ GRANTS: dict[str, tuple[str, ...]] = {
     READER: (
         "SELECT ON decisions, dead_letters, audit, ledger, ledger_ranges, parked_documents, alembic_version",
         "SELECT ON promotion_requests, labels, merchant_days, merchant_snapshots, payment_windows, window_progress",
-        "SELECT ON switches, conditions, api_keys",
+        "SELECT ON switches, conditions, api_keys, placements",
     ),
 }
 

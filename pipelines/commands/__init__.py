@@ -18,9 +18,10 @@ from pipelines.commands import (
     state,
     stream,
     switch,
+    topic,
 )
 
 AREAS: tuple[ModuleType, ...] = (
-    stack, data, demo, features, model, challenger, drift, live, lifecycle, stream, switch, state, operate, keys,
+    stack, data, demo, features, model, challenger, drift, live, lifecycle, stream, switch, topic, state, operate, keys,
     bench,
 )  # fmt: skip

@@ -129,6 +129,33 @@ def kernel(
     typer.echo(result.machine.line())
 
 
+def users(
+    seen: Annotated[
+        int, typer.Option("--seen", min=10_000, max=5_000_000, help="users with a state, in the second of two runs")
+    ] = 1_000_000,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of lines")] = False,
+) -> None:
+    """What a payment's state costs with 10,000 and with a million users ever seen, and with a single one."""
+    from pipelines.bench.users import bench_users
+
+    result = bench_users(seen)
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+        return
+    for known, cost, fold in zip(result.seen, result.us_state, result.us_fold, strict=True):
+        typer.echo(
+            f"{known:,} users seen: {cost:.2f} core-µs per payment to load, fold and save, {fold:.2f} of it the fold"
+        )
+    typer.echo(
+        f"{result.ratio:.2f} times as much; {result.payments:,} payments of {result.active:,} users,"
+        f" Redis holds {result.redis_gib:.2f} GiB"
+    )
+    typer.echo(
+        f"one user with {result.hot_payments:,} payments: {result.us_hot:.2f}, {result.us_hot_fold:.2f} of it the fold"
+    )
+    typer.echo(result.machine.line())
+
+
 def train(
     updates: Annotated[int, typer.Option("--updates", min=1, max=10_000, help="optimiser steps")] = 60,
     batch_rows: Annotated[int, typer.Option("--batch-rows", min=1, max=65_536, help="rows per step")] = 8_192,
@@ -190,6 +217,7 @@ def register(app: typer.Typer) -> None:
     group.callback(invoke_without_command=True)(road)
     group.command("parser")(parser)
     group.command("kernel")(kernel)
+    group.command("users")(users)
     group.command("train")(train)
     group.command("api")(api)
     app.add_typer(group, name="bench")

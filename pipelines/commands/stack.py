@@ -107,7 +107,7 @@ def restart(name: Name) -> None:
 
     stack = Stack(configuration.load())
     with Console(stderr=True).status("restarting") as spinner:
-        stack.restart(name, lambda *news: _show(spinner.console, spinner.update, *news))
+        stack.restart(name, progress=lambda *news: _show(spinner.console, spinner.update, *news))
     typer.echo(f"{name} is up")
 
 

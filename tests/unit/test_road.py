@@ -9,6 +9,7 @@ from feature_repo.errors import DependencyDown, Fenced, LedgerMoved, RowRefused,
 from feature_repo.hashing import partitions_of
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot
+from feature_repo.state import STATE_BYTES
 from streaming.decisions import RULES_ONLY
 from streaming.partition import Road, Taken
 from streaming.records import Records
@@ -290,7 +291,7 @@ def test_a_misplaced_payment_is_put_in_its_place_once() -> None:
     wrong = (belongs + 1) % 8
     world.road.take(records([payment(1)], partition=wrong), Pins(PIN), frozenset(), None)
     assert [(p, k) for p, k, _, _ in world.publisher.again] == [(belongs, b"u1")]
-    assert world.publisher.again[0][3] == f"transactions-{wrong}-0"
+    assert world.publisher.again[0][3] == {"vigil-origin": f"transactions-{wrong}-0", "vigil-placed": "8"}
     assert world.ledger.ranges[0].dead_letters == 1
     assert not world.documents("transactions.dlq")
     again = world.road.take(records([payment(1)], first=1, partition=wrong, moved=True), Pins(PIN), frozenset(), None)
@@ -410,3 +411,25 @@ def test_a_range_that_is_not_to_be_published_is_decided_and_left_to_the_repair()
     taken = world.road.take(records([payment(1)]), Pins(PIN), frozenset(), None, publish=False)
     assert taken.outcomes == {"scored": 1} and taken.published is False
     assert len(world.ledger.ranges) == 1 and world.ledger.published == [] and world.publisher.sent == []
+
+
+def test_one_user_with_all_the_payments_costs_a_range_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: as many records loaded, folded into and saved as for a single payment, and as large."""
+    world = World()
+    moved: list[tuple[str, int]] = []
+    load, save = world.states.load, world.states.save
+
+    def loaded(partition: int, users: list[str], hashes: Any) -> Any:
+        moved.append(("load", len(users)))
+        return load(partition, users, hashes)
+
+    def saved(partition: int, attempt: str, users: list[str], states: Any, folded_until: int) -> None:
+        moved.append(("save", states.nbytes))
+        save(partition, attempt, users, states, folded_until)
+
+    monkeypatch.setattr(world.states, "load", loaded)
+    monkeypatch.setattr(world.states, "save", saved)
+    values: list[bytes | None] = [payment(number, user="hot") for number in range(20_000)]
+    for first, until in ((0, 1), (1, 10_000), (10_000, 20_000)):
+        assert world.take(values[first:until], first).outcomes == {"scored": until - first}
+    assert moved == [("load", 1), ("save", STATE_BYTES)] * 3

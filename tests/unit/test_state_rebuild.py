@@ -13,6 +13,7 @@ from pipelines import log
 from pipelines.state import bases, rebuild
 from pipelines.state.bases import Bases
 from pipelines.state.snapshots import Lineage
+from streaming.placement import Placement
 from tests.unit.test_road import World, payment, records
 
 VALUES: list[bytes | None] = [
@@ -36,6 +37,7 @@ class Decided(World):
             self.take(VALUES[first : first + 16], first=first)
         monkeypatch.setattr(rebuild._Work, "_restore_merchants", lambda *_: None)
         monkeypatch.setattr(Bases, "newest_decision", lambda *_: None)
+        monkeypatch.setattr(Bases, "_placements", [Placement(1, "murmur2", {})])
         monkeypatch.setattr(Lineage, "of", lambda settings: Lineage(settings.topic, "id", 1, "murmur2", None))
         monkeypatch.setattr(bases.log, "kept", lambda settings: {0: (0, len(VALUES))})
         monkeypatch.setattr(log, "records", self.read)
@@ -53,6 +55,7 @@ class Decided(World):
 
     def rebuilt(self) -> rebuild.Done:
         self.states.replace = self.replace  # type: ignore[attr-defined]
+        self.states.mark_placement = lambda *_: None  # type: ignore[attr-defined]
         stores: Any = (self.states, self.ledger)
         return rebuild._Work(self.settings, *stores, lambda folded, total: None).run([0], None)
 
