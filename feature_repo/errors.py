@@ -327,6 +327,19 @@ class StateAhead(VigilError):
         )
 
 
+class StateBehind(VigilError):
+    """Redis came back from an older snapshot under a running job: payments are decided that no state knows of."""
+
+    code = "STATE_BEHIND"
+    exit_code = 8
+    remedy = "start the stream again, as the local stack does by itself: it first folds what the states lack"
+
+    def __init__(self, partition: int, folded_until: int, first: int) -> None:
+        super().__init__(
+            f"partition {partition}: user state has folded up to {folded_until} only, this range begins at {first}"
+        )
+
+
 class StateCorrupt(VigilError):
     """A user state record has a wrong magic, version, owner or checksum."""
 

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import psycopg2
 import psycopg2.extensions
 
 from feature_repo.errors import DependencyDown, LedgerMoved, RowRefused
 from feature_repo.features import NAMES
-from streaming.decisions import DUPLICATE, OUTCOMES, SCORED, UNSCORED, Range
+from streaming.decisions import DUPLICATE, OUTCOMES, SCORED, UNSCORED, Range, row_id
 from streaming.records import PROCESSING_FAILED
 from streaming.rows import DEAD_LETTER_COLUMNS, DECISION_COLUMNS
 
@@ -50,6 +51,11 @@ RANGE = """
 FAILED = """
     SELECT kafka_offset FROM dead_letters
     WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s AND code = %s
+"""
+DECIDED = """
+    SELECT EXISTS (SELECT 1 FROM decisions WHERE id >= %s AND id < %s AND kafka_topic = %s)
+        OR EXISTS (SELECT 1 FROM dead_letters
+            WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s)
 """
 PUBLISHED = """
     UPDATE ledger_ranges SET published_at = now()
@@ -128,6 +134,14 @@ class Ledger:
         with self.transaction() as cursor:
             cursor.execute(FAILED, (self._topic, partition, first, until, PROCESSING_FAILED))
             return [offset for (offset,) in cursor.fetchall()]
+
+    def decided(self, partition: int, first: int, until: int) -> bool:
+        """Whether any of these offsets has an outcome: one that no record lies at has none."""
+        low, high = row_id(partition, np.array([first, until]), 0).tolist()
+        with self.transaction() as cursor:
+            cursor.execute(DECIDED, (low, high, self._topic, self._topic, partition, first, until))
+            ((found,),) = cursor.fetchall()
+            return bool(found)
 
     def commit(self, done: Range, committed: int, decisions: bytes, dead_letters: bytes) -> None:
         """Write a range and move the ledger from `committed` to its end, all or nothing.

@@ -32,7 +32,7 @@ def run(
     """Run the job until `stop` is set or, with `until_caught_up`, it has read what the topic holds now.
 
     Stops between batches. Raises what stopped it otherwise: LedgerMoved, Fenced, StateLost, StateAhead,
-    SchemaBreak, DependencyDown at the start, AlreadyRunning.
+    StateBehind, SchemaBreak, DependencyDown at the start, AlreadyRunning.
     """
     with only_one(settings, "stream"), served(settings.bind, settings.stream_metrics_port) as registry:
         check_redis(settings)
