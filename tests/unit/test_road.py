@@ -5,7 +5,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_repo.errors import DependencyDown, Fenced, LedgerMoved, RowRefused, SchemaBreak, StateAhead, StateBehind, StateLost
+from feature_repo.errors import (
+    DependencyDown,
+    Fenced,
+    LedgerMoved,
+    RowRefused,
+    SchemaBreak,
+    StateAhead,
+    StateBehind,
+    StateLost,
+)
 from feature_repo.hashing import partitions_of
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot
