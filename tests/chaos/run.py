@@ -24,10 +24,16 @@ from confluent_kafka import Consumer, TopicPartition
 from rich.console import Console
 from rich.table import Table
 
+from feature_repo import definitions
 from feature_repo import settings as configuration
 from feature_repo.settings import Settings
+from infra.local.services import SERVERS
 from infra.local.stack import Stack
 from pipelines.demo import Demo, Scale
+from pipelines.versions import Versions
+from serving.source import SHA256_TAG
+from tests.cases import tiny_model
+from tests.cases.registry import publish
 from tests.chaos import nemesis
 from tests.chaos.checker import Evidence, Violation, check
 from tests.chaos.evidence import gather
@@ -35,10 +41,10 @@ from tests.chaos.load import Load, Place
 from tests.chaos.nemesis import Site, Unmet, eventually
 from tests.live import KEPT, new_stack
 
-SCALE = Scale(users=600, history_days=35, live_days=3, recipe="fast")
-SECOND = ("updates=120", "seed=8")  # the version that the alias is moved to and fro
+COLUMNS = ("amount_log", "amount_z", "new_merchant")
+SCALES = (0.1, 0.12)  # of the two versions: they score the same payment differently, and flag some
 WARM_UP_S = 10.0
-RECOVERED_S = 240.0  # until everything that was there when the fault was healed is decided, and nothing degraded
+RECOVERED_S = 300.0  # until everything that was there when the fault was healed is decided, and nothing degraded
 CALM_S = (1.0, 5.0)  # between two faults
 CAME_TO = """
     SELECT outcome FROM decisions WHERE kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s
@@ -67,7 +73,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--rate", type=float, default=300.0, help="messages per second")
+    parser.add_argument(
+        "--rate", type=float, default=300.0, help="messages per second, of all producers but the transactional one"
+    )
     parser.add_argument("--only", action="append", choices=sorted(nemesis.FAULTS), help="this kind of fault alone")
     parser.add_argument("--out", type=Path, help="JSON file for the table and the verdict")
     parser.add_argument("--keep", action="store_true", help="leave the folder of the stack behind where it failed")
@@ -141,10 +149,16 @@ class Run:
         return not self.violations and len(self.struck) == len(names)
 
     def _prepare(self) -> tuple[str, str]:
-        """Servers, a small history, two trained versions, the first of them promoted, and the road."""
-        demo = Demo(self._stack, SCALE, lambda step, what: self._console.print(step, style="dim") if step else None)
-        first = demo.prepare()
-        return first, demo.train(overrides=SECOND)
+        """The road with two versions of a model, the first of them the champion."""
+        self._console.print("starting", style="dim")
+        self._stack.up(SERVERS)
+        definitions.apply(self.settings)
+        with tempfile.TemporaryDirectory() as folder:
+            first, second = (_registered(self.settings, Path(folder) / "model.onnx", scale) for scale in SCALES)
+        Versions(self.settings).point("champion", first)
+        self._stack.up()
+        Demo(self._stack, Scale(), lambda step, what: None).await_served(first)
+        return first, second
 
     def _strike(self, site: Site, number: int, name: str) -> Struck:
         one = Struck(number, name, before=_decided(self.settings))
@@ -245,6 +259,10 @@ class Run:
             "counts": self._counts,
             "violations": [asdict(violation) for violation in self.violations],
         }
+
+
+def _registered(settings: Settings, file: Path, scale: float) -> str:
+    return publish(settings, file, {SHA256_TAG: tiny_model.write(file, COLUMNS, scale)})
 
 
 def _query(settings: Settings, sql: str, *values: Any) -> list[tuple[Any, ...]]:
