@@ -33,6 +33,7 @@ STEPS = ("parse", "claim", "load", "fold", "score", "shadow", "decide", "encode"
 BEFORE_THE_SAVE = STEPS[1:9]
 NOTICED_S = 60.0  # within which a process that is to halt, end or appear does
 COMMAND_S = 240.0
+WORKER = "_bentoml_impl.worker.service"  # in the command line of a process that serves the model
 T = TypeVar("T")
 
 
@@ -165,45 +166,20 @@ class Site:
 # ---- what is killed and comes back by itself ------------------------------------------------------------
 
 
-def kill_job(site: Site) -> str:
-    site.leader("stream").kill()
-    return "kill -9"
+def _kill(name: str) -> Callable[[Site], str]:
+    def kill(site: Site) -> str:
+        site.leader(name).kill()
+        return "kill -9"
+
+    return kill
 
 
-def kill_jvm(site: Site) -> str:
-    site.child("stream", "java").kill()
-    return "kill -9"
+def _kill_child(name: str, mark: str, *, of_its_like: bool = False) -> Callable[[Site], str]:
+    def kill(site: Site) -> str:
+        site.child(name, mark, of_its_like=of_its_like).kill()
+        return "kill -9"
 
-
-def kill_worker(site: Site) -> str:
-    site.child("stream", "pyspark.worker", of_its_like=True).kill()
-    return "kill -9"
-
-
-def kill_serving_worker(site: Site) -> str:
-    site.child("serving", "_bentoml_impl.worker.service").kill()
-    return "kill -9"
-
-
-def kill_serving(site: Site) -> str:
-    site.leader("serving").kill()
-    return "kill -9"
-
-
-def kill_indexer(site: Site) -> str:
-    site.leader("indexer").kill()
-    return "kill -9"
-
-
-def kill_lifecycle(site: Site) -> str:
-    site.leader("lifecycle").kill()
-    return "kill -9"
-
-
-def kill_mlflow(site: Site) -> str:
-    """The model that is loaded goes on serving."""
-    site.leader("mlflow").kill()
-    return "kill -9"
+    return kill
 
 
 # ---- what is killed and waits for a person --------------------------------------------------------------
@@ -314,7 +290,7 @@ def _rival(site: Site) -> Iterator[subprocess.Popen[bytes]]:
 
 def freeze_serving(site: Site) -> str:
     """Nobody answers for longer than the stream is patient: unscored, with the reason; scored later."""
-    worker = site.child("serving", "_bentoml_impl.worker.service")
+    worker = site.child("serving", WORKER)
     worker.suspend()
     try:
         time.sleep(site.chance.uniform(12, 20))
@@ -361,14 +337,14 @@ def search_read_only(site: Site) -> str:
 
 
 FAULTS: dict[str, Callable[[Site], str]] = {
-    "job killed": kill_job,
-    "its JVM killed": kill_jvm,
-    "Python worker killed": kill_worker,
+    "job killed": _kill("stream"),
+    "its JVM killed": _kill_child("stream", "java"),
+    "Python worker killed": _kill_child("stream", "pyspark.worker", of_its_like=True),
     "worker dies after a step": worker_dies_after_a_step,
     "job dies after a step, its worker later": job_dies_after_a_step,
     "rival takes over": rival_takes_over,
-    "serving worker killed": kill_serving_worker,
-    "serving killed": kill_serving,
+    "serving worker killed": _kill_child("serving", WORKER),
+    "serving killed": _kill("serving"),
     "serving frozen": freeze_serving,
     "PostgreSQL killed": _kill_server("postgres"),
     "Elasticsearch killed": _kill_server("elasticsearch"),
@@ -377,9 +353,9 @@ FAULTS: dict[str, Callable[[Site], str]] = {
     "Redis from an older snapshot": redis_from_older_snapshot,
     "Redis killed and emptied": redis_emptied,
     "Redis flushed": redis_flushed,
-    "MLflow killed": kill_mlflow,
-    "indexer killed": kill_indexer,
-    "lifecycle worker killed": kill_lifecycle,
+    "MLflow killed": _kill("mlflow"),
+    "indexer killed": _kill("indexer"),
+    "lifecycle worker killed": _kill("lifecycle"),
     "checkpoint deleted": checkpoint_deleted,
     "checkpoint truncated": checkpoint_truncated,
     "alias moved under load": alias_moved,
