@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument(
         "--rate", type=float, default=300.0, help="messages per second, of all producers but the transactional one"
     )
+    parser.add_argument("--minutes", type=float, default=inf, help="begin no fault later than this after the start")
     parser.add_argument("--only", action="append", choices=sorted(nemesis.FAULTS), help="this kind of fault alone")
     parser.add_argument("--out", type=Path, help="JSON file for the table and the verdict")
     parser.add_argument("--keep", action="store_true", help="leave the folder of the stack behind where it failed")
@@ -90,7 +92,7 @@ def main() -> None:
         stack = new_stack()
         try:
             run = Run(stack, Path(halts), given.seed, given.rate, console)
-            passed = run.run(given.only, given.kills)
+            passed = run.run(given.only, given.kills, 60 * given.minutes)
             if given.out:
                 given.out.write_text(json.dumps(run.report(), indent=1))
         finally:
@@ -125,7 +127,7 @@ class Run:
     def settings(self) -> Settings:
         return self._stack.settings
 
-    def run(self, only: list[str] | None, kills: int) -> bool:
+    def run(self, only: list[str] | None, kills: int, seconds: float) -> bool:
         """True where every fault was recovered from and every invariant holds."""
         versions = self._prepare()
         site = Site(self._stack, self._halts, versions, self._chance)
@@ -133,6 +135,9 @@ class Run:
         with Load(self.settings, self._rate, self._seed) as load:
             time.sleep(WARM_UP_S)
             for number, name in enumerate(names, 1):
+                if time.monotonic() - self._began > seconds:
+                    names = names[: number - 1]
+                    break
                 one = self._strike(site, number, name)
                 self.struck.append(one)
                 self._say(one)

@@ -150,7 +150,7 @@ def test_states_that_redis_restored_under_a_running_job_are_refused_and_then_cau
         road.take(records(log[first:until], first), Pins(PIN), frozenset(), None)
 
     take(0, 1)
-    backup = {key: client.get(key) for key in client.keys()}
+    backup: dict[Any, Any] = {key: client.get(key) for key in client.scan_iter()}
     take(1, 3)
     client.flushdb()
     client.mset(backup)
