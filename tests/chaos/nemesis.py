@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -362,11 +362,11 @@ FAULTS: dict[str, Callable[[Site], str]] = {
 }
 
 
-def plan(chance: random.Random, kills: int) -> list[str]:
+def plan(chance: random.Random, kinds: Collection[str], kills: int) -> list[str]:
     """Every kind once before any comes again, in random order."""
     names: list[str] = []
     while len(names) < kills:
-        names += chance.sample(sorted(FAULTS), len(FAULTS))
+        names += chance.sample(sorted(kinds), len(kinds))
     return names[:kills]
 
 
