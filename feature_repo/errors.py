@@ -499,6 +499,16 @@ class WorkerDied(VigilError):
         super().__init__(f"a worker of the stream broke off: {cause}")
 
 
+class StreamStopped(VigilError):
+    """Spark gave the stream's query up, or died, for a reason that is none of ours."""
+
+    code = "STREAM_STOPPED"
+    remedy = "vigil logs stream; started again, as the local stack does by itself, it goes on from the ledger"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"Spark ended the stream: {cause}")
+
+
 class WindowsStopped(VigilError):
     """Spark ended a query of windowed metrics."""
 

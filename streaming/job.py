@@ -222,6 +222,8 @@ def _of_a_worker(error: Exception) -> bool:
 
 def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession":
     """A Spark session for the stream: Arrow in large pieces, no speculation, nothing beyond loopback."""
+    # It would log a stack trace of what a batch raises; whoever ends the stream tells it, once and clearly.
+    logging.getLogger("py4j.clientserver").setLevel(logging.CRITICAL)
     os.environ["PYSPARK_PYTHON"] = sys.executable  # the only way Spark takes it outside spark-submit
     options = {
         "spark.driver.memory": "1g",
