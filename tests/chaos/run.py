@@ -135,6 +135,7 @@ class Run:
         names = nemesis.plan(self._chance, only or nemesis.FAULTS, kills)
         with Load(self.settings, self._rate, self._seed) as load:
             time.sleep(WARM_UP_S)
+            self._await_recovery()
             for number, name in enumerate(names, 1):
                 if time.monotonic() - self._began > seconds:
                     names = names[: number - 1]
