@@ -29,6 +29,7 @@ from tests.chaos.load import Kind, Place
 from tests.chaos.needles import Needles
 from training.registration import mlflow_client
 
+CODE = Path(__file__).parents[2]
 SILENCE_S = 30.0
 PIECE = 5_000
 PARITY_USERS = 150
@@ -190,12 +191,17 @@ def _read_logs(home: Path, needles: Needles) -> None:
 
 
 def tracebacks(home: Path) -> list[str]:
-    """Where our processes, MLflow apart, let a person read a stack trace for an error."""
+    """Where our processes let a person read a stack trace through our code for an error. Spark's forked workers tell
+    so of a job that died under them, through its code alone, and nobody can keep them from it."""
     found = []
-    for path in (home / "logs").glob("*.log*"):
-        if path.name.split(".")[0] in ("stream", "indexer", "lifecycle", "api", "serving", "supervisor"):
-            with path.open(errors="replace") as file:
-                found += [f"{path.name}:{n}" for n, line in enumerate(file, 1) if line.startswith("Traceback (most")]
+    for name in ("stream", "indexer", "lifecycle", "api", "serving", "supervisor"):
+        for path in (home / "logs").glob(f"{name}.log*"):
+            inside = False
+            for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+                inside = line.startswith("Traceback (most") or (inside and line.startswith(" "))
+                if inside and line.startswith('  File "') and str(CODE) in line and "site-packages" not in line:
+                    found.append(f"{path.name}:{number}")
+                    inside = False
     return found
 
 
