@@ -38,7 +38,7 @@ from tests.cases.registry import publish
 from tests.chaos import nemesis
 from tests.chaos.checker import Evidence, Violation, check
 from tests.chaos.evidence import gather
-from tests.chaos.load import Load, Place
+from tests.chaos.load import Load
 from tests.chaos.nemesis import Site, Unmet, eventually
 from tests.live import KEPT, new_stack
 from training.registration import mlflow_client
@@ -151,7 +151,7 @@ class Run:
         complaints += self._settle(site)
         evidence = gather(self._stack, load.sent, complaints)
         self.violations = check(evidence)
-        self._count(load.sent, evidence)
+        self._count(load, evidence)
         self._conclude(len(names))
         return not self.violations and len(self.struck) == len(names)
 
@@ -222,9 +222,10 @@ class Run:
         wrong = f" [red]{one.wrong}[/]" if one.wrong else ""
         self._console.print(f"{one.number:3} {one.fault}: {one.detail}, recovered {recovered}{wrong}", highlight=False)
 
-    def _count(self, sent: dict[Place, Any], evidence: Evidence) -> None:
+    def _count(self, load: Load, evidence: Evidence) -> None:
         self._counts = {
-            "confirmed by Kafka": len(sent),
+            "confirmed by Kafka": len(load.sent),
+            "given up by producers": sum(load.failed.values()),
             "records in the log": len(evidence.log),
             "decisions": len(evidence.rows),
             "dead letters": len(evidence.letters),
