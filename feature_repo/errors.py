@@ -358,6 +358,19 @@ class StateAhead(VigilError):
         )
 
 
+class StateBehind(VigilError):
+    """Redis came back from an older snapshot under a running job: payments are decided that no state knows of."""
+
+    code = "STATE_BEHIND"
+    exit_code = 8
+    remedy = "start the stream again, as the local stack does by itself: it first folds what the states lack"
+
+    def __init__(self, partition: int, folded_until: int, first: int) -> None:
+        super().__init__(
+            f"partition {partition}: user state has folded up to {folded_until} only, this range begins at {first}"
+        )
+
+
 class StateCorrupt(VigilError):
     """A user state record has a wrong magic, version, owner or checksum."""
 
@@ -515,6 +528,16 @@ class WorkerDied(VigilError):
 
     def __init__(self, cause: str) -> None:
         super().__init__(f"a worker of the stream broke off: {cause}")
+
+
+class StreamStopped(VigilError):
+    """Spark gave the stream's query up, or died, for a reason that is none of ours."""
+
+    code = "STREAM_STOPPED"
+    remedy = "vigil logs stream; started again, as the local stack does by itself, it goes on from the ledger"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"Spark ended the stream: {cause}")
 
 
 class WindowsStopped(VigilError):

@@ -382,6 +382,8 @@ def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession"
     Executors of a cluster get our code as an archive. Their Python is PYSPARK_PYTHON, with what requirements.lock
     names; by default they have it where the driver has it. Settings reach them inside the tasks, never as arguments.
     """
+    # It would log a stack trace of what a batch raises; whoever ends the stream tells it, once and clearly.
+    logging.getLogger("py4j.clientserver").setLevel(logging.CRITICAL)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # the only way Spark takes it outside spark-submit
     options = {
         "spark.driver.memory": "1g",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
@@ -18,7 +19,7 @@ from feature_repo.errors import DependencyDown, LedgerMoved, RowRefused
 from feature_repo.features import NAMES
 from feature_repo.postgres import LIVENESS
 from feature_repo.switches import CURRENT
-from streaming.decisions import DUPLICATE, OUTCOMES, SCORED, UNSCORED, Range
+from streaming.decisions import DUPLICATE, OUTCOMES, SCORED, UNSCORED, Range, row_id
 from streaming.records import ID_CONFLICT
 from streaming.rows import DEAD_LETTER_COLUMNS, DECISION_COLUMNS
 
@@ -48,6 +49,11 @@ RANGE = """
 BURIED = """
     SELECT kafka_offset FROM dead_letters
     WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s AND code <> %s
+"""
+DECIDED = """
+    SELECT EXISTS (SELECT 1 FROM decisions WHERE id >= %s AND id < %s AND kafka_topic = %s)
+        OR EXISTS (SELECT 1 FROM dead_letters
+            WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s)
 """
 PUBLISHED = """
     UPDATE ledger_ranges SET published_at = now()
@@ -138,6 +144,14 @@ class Ledger:
         """What `buried` says, in a transaction of its own."""
         with self.transaction() as cursor:
             return buried(cursor, self._topic, partition, first, until)
+
+    def decided(self, partition: int, first: int, until: int) -> bool:
+        """Whether any of these offsets has an outcome: one that no record lies at has none."""
+        low, high = row_id(partition, np.array([first, until]), 0).tolist()
+        with self.transaction() as cursor:
+            cursor.execute(DECIDED, (low, high, self._topic, self._topic, partition, first, until))
+            ((found,),) = cursor.fetchall()
+            return bool(found)
 
     def commit(self, done: Range, committed: int, decisions: bytes, dead_letters: bytes) -> None:
         """Write a range and move the ledger from `committed` to its end, all or nothing.

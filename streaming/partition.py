@@ -19,7 +19,15 @@ import pyarrow as pa
 import pyarrow.compute
 
 from feature_repo import kernel
-from feature_repo.errors import DependencyDown, RowRefused, SchemaBreak, StateAhead, StateCorrupt, StateLost
+from feature_repo.errors import (
+    DependencyDown,
+    RowRefused,
+    SchemaBreak,
+    StateAhead,
+    StateBehind,
+    StateCorrupt,
+    StateLost,
+)
 from feature_repo.features import WIDTH
 from feature_repo.hashing import Events, events_of, partitions_of
 from feature_repo.parser import ParseOptions, parse
@@ -136,7 +144,7 @@ class Road:
         processed, each with the reason: they become dead letters PROCESSING_FAILED and no part of any state,
         as do those whose rows PostgreSQL refuses. Without `publish` step 9 is left to the repair.
         Raises LedgerMoved or Fenced when another job has the partition, SchemaBreak, StateLost, StateAhead,
-        StateCorrupt, and DependencyDown from a store: the same range may then simply be taken again.
+        StateBehind, StateCorrupt, and DependencyDown from a store: the same range may then simply be taken again.
         """
         while True:
             try:
@@ -158,7 +166,7 @@ class Road:
         placed = self._parse(records, failed)
         watch.lap("parse")
         committed, untouched = self._ledger.claim(records.partition, attempt)
-        folded_until = self._folded_until(records.partition, attempt, committed, untouched)
+        folded_until = self._folded_until(records, attempt, committed, untouched)
         watch.lap("claim")
         self._refuse_schema_break(records, placed, committed, accepted)
         placed = placed.after(self._to_fold(records.partition, records.offsets[placed.rows], folded_until, committed))
@@ -214,12 +222,16 @@ class Road:
 
     # ---- 2 claim
 
-    def _folded_until(self, partition: int, attempt: str, committed: int, untouched: bool) -> int:
+    def _folded_until(self, records: Records, attempt: str, committed: int, untouched: bool) -> int:
+        partition, first = records.partition, int(records.offsets[0])
         folded = self._states.claim(partition, attempt, untouched=untouched)
         if folded is None:
             raise StateLost(partition, committed)
         if folded > committed:
             raise StateAhead(partition, folded, committed)
+        missing = min(first, committed)
+        if folded < missing and self._ledger.decided(partition, folded, missing):
+            raise StateBehind(partition, folded, first)
         return folded
 
     def _to_fold(

@@ -7,11 +7,13 @@ are out.
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from feature_repo.errors import DependencyDown
 from feature_repo.hashing import partitions_of
-from feature_repo.parser import ParseOptions, parse_one
+from feature_repo.parser import ParseOptions, parse
 from feature_repo.settings import Settings
 from streaming.decisions import DeadLetter, decision_id
 from streaming.documents import Message, dead_letter_message
@@ -130,17 +132,19 @@ def publish_range(
     publisher.send(
         DEAD_LETTERS, to, [dead_letter_message(settings.topic, partition, processed, each) for each in buried]
     )
-    for letter in letters:
-        if letter.code == REKEYED:
-            _put_in_place(publisher, settings, partition, letter)
+    _put_in_place(publisher, settings, partition, [letter for letter in letters if letter.code == REKEYED])
     publisher.flush()
 
 
-def _put_in_place(publisher: Publisher, settings: Settings, partition: int, letter: DeadLetter) -> None:
-    """Produce a re-keyed payment again, into the partition its user belongs to, with the coordinates it came from."""
-    payment = parse_one(letter.payload, letter.ingested, ParseOptions.of(settings))
-    user = payment.column("user_id")
-    belongs = partitions_of(user, settings.partitions, murmur2=settings.murmur2)
-    origin = decision_id(settings.topic, partition, letter.offset)
-    headers = {ORIGIN_HEADER: origin, PLACED_HEADER: str(settings.partitions)}
-    publisher.send_again(settings.topic, int(belongs[0]), user[0].as_py().encode(), letter.payload, headers)
+def _put_in_place(publisher: Publisher, settings: Settings, partition: int, letters: list[DeadLetter]) -> None:
+    """Produce re-keyed payments again, each into its user's partition, with the coordinates it came from."""
+    if not letters:
+        return
+    payloads = pa.array([letter.payload for letter in letters], pa.binary())
+    ingested = np.array([letter.ingested for letter in letters], np.int64)
+    users = parse(payloads, ingested, ParseOptions.of(settings)).payments.column("user_id")
+    belongs = partitions_of(users, settings.partitions, murmur2=settings.murmur2)
+    for letter, user, place in zip(letters, users.to_pylist(), belongs.tolist(), strict=True):
+        origin = decision_id(settings.topic, partition, letter.offset)
+        headers = {ORIGIN_HEADER: origin, PLACED_HEADER: str(settings.partitions)}
+        publisher.send_again(settings.topic, place, user.encode(), letter.payload, headers)

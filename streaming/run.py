@@ -2,13 +2,14 @@
 
 import logging
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event
 
 import redis
+from py4j.protocol import Py4JError
 
-from feature_repo.errors import BadConfiguration, DependencyDown
+from feature_repo.errors import BadConfiguration, DependencyDown, StreamStopped, VigilError
 from feature_repo.exposition import served
 from feature_repo.settings import Settings
 from streaming.job import Job, session, start
@@ -35,7 +36,7 @@ def run(
     """Run the job until `stop` is set or, with `until_caught_up`, it has read what the topic holds now.
 
     Stops between batches, at once where one is held. Raises what stopped it otherwise: LedgerMoved, Fenced,
-    StateLost, StateAhead, SchemaBreak, DependencyDown at the start, AlreadyRunning.
+    StateLost, StateAhead, StateBehind, SchemaBreak, StreamStopped, DependencyDown at the start, AlreadyRunning.
     """
     with (
         only_one(settings, "stream"),
@@ -58,13 +59,20 @@ def run(
                         with job.busy:
                             query.stop()
                     time.sleep(POLL_S)
-            if job.stopped_by:
-                raise job.stopped_by
-            failure = query.exception()
-            if failure and not job.interrupted:
-                raise failure
+            raise_why(job.stopped_by, None if job.interrupted else query.exception())
+        except (Py4JError, ConnectionError) as error:
+            raise StreamStopped(f"its JVM does not answer ({type(error).__name__})") from error
         finally:
-            spark.stop()
+            with suppress(Py4JError, ConnectionError):
+                spark.stop()
+
+
+def raise_why(ours: VigilError | None, sparks: Exception | None) -> None:
+    """What ended the query, as one error of ours; nothing where it was asked to end."""
+    if ours is not None:
+        raise ours
+    if sparks is not None:
+        raise StreamStopped(str(sparks).strip().split("\n")[0]) from sparks
 
 
 def check_redis(settings: Settings) -> None:

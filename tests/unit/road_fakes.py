@@ -87,6 +87,11 @@ class FakeLedger:
             if where == partition and row["code"] != ID_CONFLICT.encode() and first <= offset_of(row) < until
         ]
 
+    def decided(self, partition: int, first: int, until: int) -> bool:
+        rows = [row for copy in filter(None, self.copies) for row in rows_of(copy)]
+        rows += [row for where, row in self.letters if where == partition]
+        return any(first <= offset_of(row) < until for row in rows)
+
     def mark_published(self, partition: int, first: int) -> None:
         self.published.append((partition, first))
 

@@ -5,7 +5,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_repo.errors import DependencyDown, Fenced, LedgerMoved, RowRefused, SchemaBreak, StateAhead, StateLost
+from feature_repo.errors import (
+    DependencyDown,
+    Fenced,
+    LedgerMoved,
+    RowRefused,
+    SchemaBreak,
+    StateAhead,
+    StateBehind,
+    StateLost,
+)
 from feature_repo.hashing import partitions_of
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot
@@ -196,6 +205,28 @@ def test_states_ahead_of_the_ledger_refuse() -> None:
         world.take([payment(2)], first=1)
 
 
+def test_a_running_job_refuses_states_that_came_back_older_and_the_next_one_folds_what_they_lack() -> None:
+    calm, restored = World(), World()
+    values = [payment(n) for n in range(4)]
+    calm.take(values)
+    restored.take(values[:1])
+    backup = (dict(restored.states.records), dict(restored.states.folded))
+    restored.take(values[1:3], first=1)
+    restored.states.records, restored.states.folded = backup
+    with pytest.raises(StateBehind):
+        restored.take(values[3:], first=3)
+    restored.take(values[1:], first=1)
+    assert restored.states.records == calm.states.records
+
+
+def test_offsets_without_a_record_behind_the_states_are_no_loss() -> None:
+    world = World()
+    world.states.fail_save = True
+    with pytest.raises(DependencyDown):
+        world.take([payment(1)], first=7)
+    assert world.take([payment(1), payment(2)], first=7).outcomes == {"scored": 1}
+
+
 def test_a_flood_of_bad_records_stops_before_anything_is_committed() -> None:
     world = World()
     values: list[bytes | None] = [payment(0), *[b"broken"] * 60]
@@ -297,6 +328,21 @@ def test_a_misplaced_payment_is_put_in_its_place_once() -> None:
     again = world.road.take(records([payment(1)], first=1, partition=wrong, moved=True), Pins(PIN), frozenset(), None)
     assert again.outcomes == {"KEY_MISMATCH": 1}
     assert len(world.publisher.again) == 1
+
+
+def test_a_card_number_beside_the_contracts_fields_stays_out_of_what_is_kept_and_produced_again() -> None:
+    world = World(Settings(partitions=2))
+    users = pa.array([f"u{n}" for n in range(20)])
+    elsewhere = users[partitions_of(users, 2, murmur2=True).tolist().index(1)].as_py()
+    here = users[partitions_of(users, 2, murmur2=True).tolist().index(0)].as_py()
+    note = {"note": "4111 1111 1111 1111", "device_id": "d1"}
+    first, conflicting = payment(1, here, **note), payment(1, here, amount=99.0, **note)
+    taken = world.take([first, conflicting, payment(2, elsewhere, **note)])
+    assert taken.outcomes == {"scored": 1, "ID_CONFLICT": 1, "REKEYED": 1}
+    kept = [bytes(row["payload"] or b"") for _, row in world.ledger.letters]
+    ((_, _, again, _),) = world.publisher.again
+    assert b"4111" not in b"".join([*kept, again])
+    assert json.loads(again) == {**json.loads(payment(2, elsewhere)), "device_id": "d1"}
 
 
 def test_features_do_not_depend_on_how_the_log_is_cut() -> None:
