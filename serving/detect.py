@@ -76,11 +76,7 @@ class Detector:
         self._merchants = merchants
         self._recorder = recorder
         self._clock = clock
-        self._options = ParseOptions(
-            currency=settings.currency,
-            pan_in_ids=settings.pan_in_ids,
-            future_tolerance_us=settings.future_tolerance_s * 1_000_000,
-        )
+        self._options = ParseOptions.of(settings)
 
     def detect(self, payload: bytes, record: bool) -> dict[str, Any]:
         """The decision on one payment as the answer of `POST /detect`.

@@ -16,7 +16,7 @@ import psycopg2.extensions
 from feature_repo.errors import DependencyDown, LedgerMoved, RowRefused
 from feature_repo.features import NAMES
 from streaming.decisions import DUPLICATE, OUTCOMES, SCORED, UNSCORED, Range
-from streaming.records import PROCESSING_FAILED
+from streaming.records import ID_CONFLICT
 from streaming.rows import DEAD_LETTER_COLUMNS, DECISION_COLUMNS
 
 COPY_CHUNK_BYTES = 1 << 18
@@ -47,9 +47,9 @@ RANGE = """
         dead_letters, committed_at)
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp())
 """
-FAILED = """
+BURIED = """
     SELECT kafka_offset FROM dead_letters
-    WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s AND code = %s
+    WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s AND code <> %s
 """
 PUBLISHED = """
     UPDATE ledger_ranges SET published_at = now()
@@ -123,11 +123,10 @@ class Ledger:
             assert row is not None  # an upsert always returns its row
             return int(row[0])
 
-    def failed(self, partition: int, first: int, until: int) -> list[int]:
-        """Offsets given up as PROCESSING_FAILED: they were never folded and never will be."""
+    def buried(self, partition: int, first: int, until: int) -> list[int]:
+        """What `buried` says, in a transaction of its own."""
         with self.transaction() as cursor:
-            cursor.execute(FAILED, (self._topic, partition, first, until, PROCESSING_FAILED))
-            return [offset for (offset,) in cursor.fetchall()]
+            return buried(cursor, self._topic, partition, first, until)
 
     def commit(self, done: Range, committed: int, decisions: bytes, dead_letters: bytes) -> None:
         """Write a range and move the ledger from `committed` to its end, all or nothing.
@@ -172,6 +171,12 @@ class Ledger:
         """Create the day partitions of `decisions` from yesterday to the day after tomorrow."""
         with self.transaction() as cursor:
             cursor.execute("SELECT ensure_decision_partitions((now() AT TIME ZONE 'UTC')::date - 1, 4)")
+
+
+def buried(cursor: psycopg2.extensions.cursor, topic: str, partition: int, first: int, until: int) -> list[int]:
+    """Offsets that no state holds, then or ever after: of all dead letters but conflicts, which were folded."""
+    cursor.execute(BURIED, (topic, partition, first, until, ID_CONFLICT))
+    return [offset for (offset,) in cursor.fetchall()]
 
 
 def _copy(cursor: psycopg2.extensions.cursor, decisions: bytes, dead_letters: bytes) -> None:

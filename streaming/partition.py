@@ -22,7 +22,7 @@ from feature_repo import kernel
 from feature_repo.errors import DependencyDown, RowRefused, SchemaBreak, StateAhead, StateCorrupt, StateLost
 from feature_repo.features import WIDTH
 from feature_repo.hashing import Events, events_of, partitions_of
-from feature_repo.parser import parse
+from feature_repo.parser import ParseOptions, parse
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot, lookup_in
 from serving.client import LoadedModel
@@ -42,7 +42,7 @@ from streaming.decisions import (
 )
 from streaming.documents import alert_rows, decision_messages
 from streaming.ledger import Ledger
-from streaming.publish import Publisher, parse_options, publish_range
+from streaming.publish import Publisher, publish_range
 from streaming.records import EXPECTED_CODES, Records
 from streaming.rows import dead_letter_copy, decision_copy
 from streaming.scoring import Pin, Pins, Scores
@@ -116,7 +116,7 @@ class Road:
         self._scorer = scorer
         self._challenger = challenger
         self._clock = clock
-        self._options = parse_options(settings)
+        self._options = ParseOptions.of(settings)
 
     def take(
         self,
@@ -222,10 +222,10 @@ class Road:
     def _to_fold(
         self, partition: int, offsets: npt.NDArray[np.int64], folded_until: int, committed: int
     ) -> npt.NDArray[np.bool_]:
-        """Which payments the states lack; what was given up as PROCESSING_FAILED stays out of them for good."""
+        """Which payments the states lack; what was buried stays out of them, whatever the parser says of it today."""
         keep = offsets >= folded_until
         if folded_until < committed:
-            keep &= ~np.isin(offsets, self._ledger.failed(partition, folded_until, committed))
+            keep &= ~np.isin(offsets, self._ledger.buried(partition, folded_until, committed))
         return keep
 
     def _refuse_schema_break(

@@ -117,16 +117,8 @@ def publish_range(
 
 def _put_in_place(publisher: Publisher, settings: Settings, partition: int, letter: DeadLetter) -> None:
     """Produce a re-keyed payment again, into the partition its user belongs to."""
-    payment = parse_one(letter.payload, letter.ingested, parse_options(settings))
+    payment = parse_one(letter.payload, letter.ingested, ParseOptions.of(settings))
     user = payment.column("user_id")
     belongs = partitions_of(user, settings.partitions, murmur2=settings.murmur2)
     origin = decision_id(settings.topic, partition, letter.offset)
     publisher.send_again(settings.topic, int(belongs[0]), user[0].as_py().encode(), letter.payload, origin)
-
-
-def parse_options(settings: Settings) -> ParseOptions:
-    return ParseOptions(
-        currency=settings.currency,
-        pan_in_ids=settings.pan_in_ids,
-        future_tolerance_us=settings.future_tolerance_s * 1_000_000,
-    )

@@ -16,12 +16,11 @@ import pyarrow.compute as pc
 from feature_repo import kernel, state
 from feature_repo.features import NAMES
 from feature_repo.hashing import events_of, hash_texts, partitions_of
-from feature_repo.parser import parse
+from feature_repo.parser import ParseOptions, parse
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Hashes, MerchantLookup, Snapshot, Stats, no_snapshot
 from feature_repo.state import States
 from pipelines.replay import in_our_currency
-from streaming.publish import parse_options
 
 Place = tuple[int, int]  # partition and offset
 
@@ -98,7 +97,7 @@ class Recomputation:
         self, partition: int, offsets: npt.NDArray[np.int64], values: pa.Array, ingested: npt.NDArray[np.int64]
     ) -> None:
         """Raw records of one partition, in order: values as they came, `ingested` the broker's time in microseconds."""
-        parsed = parse(values, ingested, parse_options(self._settings))
+        parsed = parse(values, ingested, ParseOptions.of(self._settings))
         users = parsed.payments.column("user_id")
         belongs = partitions_of(users, self._settings.partitions, murmur2=self._settings.murmur2)
         mine = pc.and_(pc.is_in(users, self._users), pa.array(belongs == partition))

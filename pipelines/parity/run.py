@@ -17,8 +17,7 @@ from pipelines.online import Seed, snapshots_of
 from pipelines.parity.recompute import Logged, Mismatch, Recomputation
 from pipelines.replay import batches
 from pipelines.requests import Cursor
-from streaming.ledger import FAILED
-from streaming.records import PROCESSING_FAILED
+from streaming.ledger import buried
 from training.registration import mlflow_client
 
 SAMPLE = 1_000  # decided offsets drawn
@@ -147,10 +146,9 @@ def _checked(settings: Settings, cursor: Cursor, seeded: Seed | None, drawn: lis
     for partition in {one.partition for one in drawn}:
         last = max(one.offset for one in drawn if one.partition == partition)
         start = _start(seeded, partition)
-        cursor.execute(FAILED, (settings.topic, partition, start, last + 1, PROCESSING_FAILED))
-        given_up = [offset for (offset,) in cursor]  # never folded by the stream either
+        left_out = buried(cursor, settings.topic, partition, start, last + 1)
         for offsets, values, ingested in log.records(settings, partition, start, last + 1):
-            kept = ~np.isin(offsets, given_up)
+            kept = ~np.isin(offsets, left_out)
             again.take(partition, offsets[kept], values.filter(pa.array(kept)), ingested[kept])
             read += len(offsets)
     gone = _not_retained(settings, cursor, seeded, drawn)  # after reading: what was deleted meanwhile counts too

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from feature_repo import kernel
 from feature_repo.errors import AlreadyRunning, BadConfiguration, LedgerMoved
 from feature_repo.hashing import events_of, partitions_of
-from feature_repo.parser import parse
+from feature_repo.parser import ParseOptions, parse
 from feature_repo.settings import Settings
 from feature_repo.snapshot import no_snapshot
 from feature_repo.snapshot_store import SnapshotStore
@@ -30,15 +30,10 @@ from pipelines.state import snapshots
 from pipelines.state.bases import Base, Bases
 from streaming.ledger import Ledger
 from streaming.lock import only_one
-from streaming.publish import parse_options
-from streaming.records import ID_CONFLICT
 from streaming.states import StateStore
 
 REBUILT = "rebuild_states"  # in the audit log
 
-# Decided not to be payments: the stream never folded them, whatever the parser says today. A conflict it did fold.
-BURIED = """SELECT kafka_offset FROM dead_letters
-    WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s AND code <> %s"""
 LAST_SIDE_INPUTS = """SELECT side_inputs FROM decisions
     WHERE id >= %s AND id < %s AND kafka_topic = %s AND side_inputs IS NOT NULL ORDER BY ingested_at DESC LIMIT 1"""
 
@@ -164,9 +159,9 @@ class _Work:
         ingested: npt.NDArray[np.int64],
     ) -> int:
         """Fold the payments among some records as the road does; how many there were."""
-        payable = ~np.isin(offsets, self._buried(partition, int(offsets[0]), int(offsets[-1]) + 1))
+        payable = ~np.isin(offsets, self._ledger.buried(partition, int(offsets[0]), int(offsets[-1]) + 1))
         offsets, values, ingested = offsets[payable], values.filter(pa.array(payable)), ingested[payable]
-        parsed = parse(values, ingested, parse_options(self._settings))
+        parsed = parse(values, ingested, ParseOptions.of(self._settings))
         ids = parsed.payments.column("user_id")
         belongs = partitions_of(ids, self._settings.partitions, murmur2=self._settings.murmur2)
         mine = pc.and_(pa.array(belongs == partition), in_our_currency(parsed.payments, self._settings.currency))
@@ -175,11 +170,6 @@ class _Work:
         slots = users.place(payments.column("user_id"), events.user)
         kernel.fold(users.states, slots, events, partition, offsets[rows])
         return len(rows)
-
-    def _buried(self, partition: int, first: int, until: int) -> list[int]:
-        with self._ledger.transaction() as cursor:
-            cursor.execute(BURIED, (self._settings.topic, partition, first, until, ID_CONFLICT))
-            return [offset for (offset,) in cursor.fetchall()]
 
     def _restore_merchants(self, done: Done, named: set[str]) -> None:
         """Where Redis lost the merchants' snapshot as well, put back the one that decisions named last.

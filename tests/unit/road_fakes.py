@@ -12,7 +12,7 @@ from serving.client import LoadedModel
 from serving.wire import SCORED
 from streaming.decisions import NOT_UNSCORED, Range, Shadow
 from streaming.documents import Message
-from streaming.records import PROCESSING_FAILED
+from streaming.records import ID_CONFLICT
 from streaming.rows import DEAD_LETTER_COLUMNS, DECISION_COLUMNS
 from streaming.scoring import Pin, Scores
 
@@ -79,11 +79,11 @@ class FakeLedger:
     def refuses(self, decisions: bytes, dead_letters: bytes) -> str | None:
         return "23514" if any(poison in decisions for poison in self.poison) else None
 
-    def failed(self, partition: int, first: int, until: int) -> list[int]:
+    def buried(self, partition: int, first: int, until: int) -> list[int]:
         return [
             offset_of(row)
             for where, row in self.letters
-            if where == partition and row["code"] == PROCESSING_FAILED.encode() and first <= offset_of(row) < until
+            if where == partition and row["code"] != ID_CONFLICT.encode() and first <= offset_of(row) < until
         ]
 
     def mark_published(self, partition: int, first: int) -> None:

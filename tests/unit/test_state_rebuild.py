@@ -29,12 +29,11 @@ VALUES: list[bytes | None] = [
 class Decided(World):
     """All of VALUES decided in three ranges, and a ledger that a rebuild can ask."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, buried: tuple[int, ...] = ()) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.ledger.positions = lambda: dict(self.ledger.committed)  # type: ignore[attr-defined]
         for first in range(0, len(VALUES), 16):
             self.take(VALUES[first : first + 16], first=first)
-        monkeypatch.setattr(rebuild._Work, "_buried", lambda *_: list(buried))
         monkeypatch.setattr(rebuild._Work, "_restore_merchants", lambda *_: None)
         monkeypatch.setattr(Bases, "newest_decision", lambda *_: None)
         monkeypatch.setattr(Lineage, "of", lambda settings: Lineage(settings.topic, "id", 1, "murmur2", None))
@@ -102,7 +101,8 @@ def test_states_ahead_of_the_ledger_are_taken_back_and_decided_again(decided: De
 def test_an_offset_that_was_buried_is_not_folded_though_it_parses(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    world = Decided(monkeypatch, buried=(3,))
+    world = Decided(monkeypatch)
+    monkeypatch.setattr(world.ledger, "buried", lambda *_: [3])
     world.settings = world.settings.model_copy(update={"home": tmp_path})
     before = dict(world.states.records)
     world.rebuilt()
