@@ -46,7 +46,8 @@ def _described(values: FloatArray, day: npt.NDArray[np.int64]) -> Histogram:
 
 
 def _filled(bins: Histogram, values: npt.NDArray[Any], day: npt.NDArray[np.int64]) -> Histogram:
-    """`bins` with the counts of `values` [n], and what is usual between the days they are of."""
+    """`bins` with the counts of `values` [n], and what is usual between the days they are of; `day` ascends."""
     whole = replace(bins, counts=tuple(map(int, bins.count(values))))
-    daily = [whole.excess(whole.count(values[day == one])) for one in np.unique(day)]
+    days = np.split(values, np.flatnonzero(np.diff(day)) + 1)
+    daily = [whole.excess(whole.count(one)) for one in days if len(one)]
     return replace(whole, usual=max([0.0, *daily]))
