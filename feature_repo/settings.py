@@ -59,7 +59,14 @@ class Settings(BaseSettings):
         None, ge=0, le=1, description="score at or above which a payment is rejected; off when unset"
     )
 
-    max_offsets_per_trigger: int = Field(100_000, ge=1, description="payments per Spark batch at most")
+    batch_target_s: float = Field(
+        1.0,
+        gt=0,
+        description="seconds a Spark batch may take: its size follows what it costs",
+    )
+    max_offsets_per_trigger: int = Field(
+        200_000, ge=1, description="payments per Spark batch at most, whatever they cost"
+    )
     model_timeout_s: float = Field(2.0, gt=0, description="deadline of one call to the model service")
     publish_timeout_s: float = Field(
         10.0, ge=1, description="how long Kafka may take to acknowledge decisions before they are published later"

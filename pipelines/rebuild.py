@@ -45,7 +45,7 @@ CLAIMED = """SELECT labels.transaction_id, is_fraud, label_time, source, receive
     FROM labels CROSS JOIN LATERAL (
         SELECT merchant, ingested_at FROM decisions
         WHERE decisions.transaction_id = labels.transaction_id AND outcome <> 'duplicate' AND revision = 1
-            AND ingested_at >= %s
+            AND ingested_at >= %s AND ingested_at < %s
         ORDER BY ingested_at LIMIT 1) payment
     WHERE label_time < %s AND transaction_id IN (
         SELECT transaction_id FROM labels WHERE label_time >= %s AND label_time < %s)"""
@@ -134,7 +134,7 @@ def _add_claims(connection: Connection, arrivals: Arrivals, first: date, until: 
     """About payments of the stream; those about a history's are in its labels.parquet."""
     oldest = midnight(first - timedelta(days=MAX_DELAY))
     with connection, connection.cursor() as cursor:
-        cursor.execute(CLAIMED, (oldest, midnight(until), midnight(first), midnight(until)))
+        cursor.execute(CLAIMED, (oldest, midnight(until), midnight(until), midnight(first), midnight(until)))
         found = cursor.fetchall()
     columns = list(zip(*found, strict=True)) or [()] * 7
     told = [pa.array(column, field.type) for column, field in zip(columns, verdicts.LABELS, strict=False)]

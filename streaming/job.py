@@ -44,6 +44,7 @@ from streaming.breaker import Breaker, pause_s
 from streaming.decisions import MODEL_DOWN, RULES_ONLY, UNSCORED_REASONS
 from streaming.ledger import Ledger
 from streaming.metrics import StreamMetrics
+from streaming.pace import Pace
 from streaming.partition import NOBODY
 from streaming.placement import require
 from streaming.publish import PLACED_HEADER, Publisher
@@ -127,8 +128,10 @@ class Job:
         self._models = ModelClient(settings.serving_url, settings.model_timeout_s)
         self.model_service = Breaker("model service", self._ask_for_a_score, wait, *MODEL_PAUSES_S)
         self.sinks = Breaker("publishing to Kafka", self._publish_unpublished, wait, *SINK_PAUSES_S)
+        self.pace = Pace(settings.batch_target_s, settings.max_offsets_per_trigger)
         self.waits_for: str | None = None  # the server a batch is held for
         self._repair = True
+        self.waited = 0  # pauses so far
         self._attempts = 0
         self._looks_behind = 0
         self._warned = False
@@ -179,12 +182,14 @@ class Job:
         Partitions that were committed meanwhile are recognised by the ledger and change nothing.
         """
         with self.busy:
-            started = time.perf_counter()
+            started, waited = time.perf_counter(), self.waited
             results = self._take(batch, number)
             done = Batch(number, time.perf_counter() - started, tuple(results))
             log.info("%s", done.line())
             self._warn_of({result.partition for result in results})
             self._metrics.batch(done.seconds)
+            if self.waited == waited:  # what was held tells nothing of what a record costs
+                self.pace.batch(sum(done.outcomes.values()), done.seconds)
 
     def _take(self, batch: "DataFrame", number: int) -> list[TaskResult]:
         try:
@@ -219,6 +224,7 @@ class Job:
         raise AssertionError("counts for ever")
 
     def _sleep(self, seconds: float) -> None:
+        self.waited += 1
         if self._wait(seconds):
             self.interrupted = True
             raise Interrupted
@@ -414,7 +420,7 @@ def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession"
 def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_up: bool) -> "StreamingQuery":
     """Begin reading. With `until_caught_up` the query ends at the offsets the topic has now."""
     checkpoint = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=_scratch(settings)))
-    placed = f"h.key = '{PLACED_HEADER}' AND h.value = CAST('{settings.partitions}' AS BINARY)"
+    placed = f"named_struct('key', '{PLACED_HEADER}', 'value', CAST('{settings.partitions}' AS BINARY))"
     source = (
         spark.readStream.format("kafka")
         .option("kafka.bootstrap.servers", settings.kafka_bootstrap)
@@ -428,12 +434,12 @@ def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_u
         .option("kafka.receive.buffer.bytes", 1 << 20)
         .option("subscribe", settings.topic)
         .option("startingOffsets", job.starting_offsets())
-        .option("maxOffsetsPerTrigger", settings.max_offsets_per_trigger)
+        .option("maxOffsetsPerTrigger", job.pace.cap)
         .option("includeHeaders", "true")
         .option("failOnDataLoss", "true")
         .load()
         # value binary, partition int, offset bigint, timestamp timestamp, moved boolean (null without headers)
-        .selectExpr("value", "partition", "offset", "timestamp", f"exists(headers, h -> {placed}) AS moved")
+        .selectExpr("value", "partition", "offset", "timestamp", f"array_contains(headers, {placed}) AS moved")
     )
     writer = source.writeStream.foreachBatch(job.take).option("checkpointLocation", str(checkpoint))
     return (writer.trigger(availableNow=True) if until_caught_up else writer).start()

@@ -49,6 +49,11 @@ class Pace:
         a = (s - b * n) / w
         return (a, b) if a >= 0 and b > 0 else (0.0, s / n)  # of noise no fixed cost can be told
 
+    def line(self) -> str:
+        """What a batch costs, for the log."""
+        a, b = self.cost()
+        return f"{a:.2f} s and {b * 1e6:.1f} us a record"
+
     def changed(self, now: float) -> bool:
         """Whether the query is to be started again with another `cap`, which is set by this."""
         a, b = self.cost()

@@ -58,6 +58,13 @@ def run(
                     if stop.is_set():
                         with job.busy:
                             query.stop()
+                    elif not until_caught_up and job.pace.changed(time.monotonic()):
+                        log.info(
+                            "batches of up to %d records from now on: a + b * n is %s", job.pace.cap, job.pace.cost()
+                        )
+                        with job.busy:
+                            query.stop()
+                        query = start(spark, job, settings, until_caught_up=False)
                     time.sleep(POLL_S)
             raise_why(job.stopped_by, None if job.interrupted else query.exception())
         except (Py4JError, ConnectionError) as error:

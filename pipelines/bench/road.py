@@ -168,7 +168,7 @@ class Bench:
             "defects": f"{DEFECT:.1%} each {', '.join(DEFECTS)}",
             "fsync": "on",
             "features": "all",
-            "max_offsets_per_trigger": settings.max_offsets_per_trigger,
+            "batch_target_s": settings.batch_target_s,
         }
 
     def _up(self, names: Sequence[str]) -> None:
@@ -226,10 +226,10 @@ class Bench:
             decided=events,
             seconds=seconds,
             per_second=took.per_second if took else events / seconds,
-            p50_s=took and took.p50,
-            p95_s=took and took.p95,
-            p99_s=took and took.p99,
-            max_s=took and took.max,
+            p50_s=took.p50 if took else None,
+            p95_s=took.p95 if took else None,
+            p99_s=took.p99 if took else None,
+            max_s=took.max if took else None,
             lag_at_end=lag,
             complete=complete,
             flagged=counts.flagged / max(counts.decisions, 1),
