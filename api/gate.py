@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from api.errors import BodyTooLarge, Busy, HostUnknown, KeyMissing, KeyRefused, ScopeMissing, TooManyRequests
-from api.keys.ring import Key, KeyRing
+from api.keys.ring import KeyRing
 from api.limits import RateLimiter
 from api.scopes import Scope
 from feature_repo.settings import is_loopback
@@ -45,7 +45,8 @@ class Gate:
         StoreUnavailable where keys cannot be read.
         """
         if self._keys_wanted or not is_loopback((connection.get("server") or ("",))[0]):
-            await self._admit(needs, connection)
+            if needs:  # health is told at any time: a probe may share its address with a flood
+                await self._admit(needs, connection)
         elif is_loopback(_host(connection)):
             connection["vigil.actor"] = LOCAL
         else:
@@ -60,8 +61,8 @@ class Gate:
         finally:
             self._inside -= 1
 
-    async def _admit(self, needs: Scope | None, connection: Connection) -> None:
-        offered = _bearer(connection) if needs else None
+    async def _admit(self, needs: Scope, connection: Connection) -> None:
+        offered = _bearer(connection)
         key = await self._ring.find(offered) if offered else None
         if key:
             left = await self._per_key.take(key.id)
@@ -70,10 +71,11 @@ class Gate:
         connection["vigil.headers"] += left.headers
         if left.refused:
             raise TooManyRequests(left.resets_in_s)
-        if needs:
-            _require(key, offered, needs)
-        if key:
-            connection["vigil.key"], connection["vigil.actor"] = key.id, key.actor
+        if key is None:
+            raise KeyRefused if offered else KeyMissing
+        connection["vigil.key"], connection["vigil.actor"] = key.id, key.actor
+        if not key.may(needs):
+            raise ScopeMissing(needs)
 
 
 def _bounded(connection: Connection, receive: Receive) -> Receive:
@@ -92,13 +94,6 @@ def _bounded(connection: Connection, receive: Receive) -> Receive:
         return message
 
     return counted
-
-
-def _require(key: Key | None, offered: str | None, needs: Scope) -> None:
-    if key is None:
-        raise KeyRefused if offered else KeyMissing
-    if not key.may(needs):
-        raise ScopeMissing(needs)
 
 
 def _header(connection: Connection, name: bytes) -> str:

@@ -44,7 +44,7 @@ def describe(app: FastAPI) -> None:
                 operation = document["paths"][path][method.lower()]
                 _without_own_errors(operation["responses"])
                 operation["security"] = [{"key": [scope]}] if scope else []
-                refused = problems(401, 403, 429, 503) if scope else problems(429)
+                refused = problems(401, 403, 429, 503) if scope else {}
                 operation["responses"] |= {str(status): refusal for status, refusal in refused.items()}
             app.openapi_schema = document
         return app.openapi_schema

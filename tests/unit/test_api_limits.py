@@ -167,7 +167,7 @@ def test_too_many_requests_are_told_when_to_come_back(client: httpx.Client, stor
     # Who has no good key is counted by address, whatever is offered.
     codes = [client.get("/search", headers=bearer(MemoryKeys().make("search"))).json()["code"] for _ in range(4)]
     assert codes == ["KEY_REFUSED"] * 3 + ["TOO_MANY_REQUESTS"]
-    assert client.get("/live").status_code == 429
+    assert client.get("/live").status_code == 200  # or the flood of one would look like the end of the service
     assert client.get("/search", headers=bearer(other)).status_code == 422
 
 
