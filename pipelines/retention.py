@@ -1,4 +1,4 @@
-"""Drops what was decided longer ago than it is to be kept: day partitions, search indices, dead letters, ranges.
+"""Drops what was decided longer ago than it is to be kept: day partitions, search indices, dead letters, ranges, windows.
 
 Labels, promotion requests and the audit log stay. A day is kept, whatever its age, while a decision of it waits to be
 published or indexed. What goes is noted in the audit log before it goes, with the first offset of every Kafka
@@ -76,6 +76,7 @@ OLD_ROWS = {
     "dead_letters": "ingested_at < %(until)s",
     "ledger_ranges": "published_at IS NOT NULL AND "
     + _BELOW.format(place="kafka_topic || '-' || kafka_partition", offset="until_offset"),
+    "payment_windows": "ended_at < %(until)s",
     "parked_documents": "code <> 'NOT_A_DECISION' AND "
     + _BELOW.format(
         place="regexp_replace(decision_id, '-[0-9]+$', '')", offset="substring(decision_id FROM '[0-9]+$')::bigint + 1"

@@ -34,7 +34,6 @@ NOTE = """
         late = excluded.late + CASE WHEN p.run = excluded.run THEN p.late ELSE 0 END, updated_at = now()
     WHERE p.run <> excluded.run OR p.batch < excluded.batch
 """
-FORGET = "DELETE FROM payment_windows WHERE ended_at < now() - make_interval(days => %s)"
 
 
 class WindowStore:
@@ -58,10 +57,6 @@ class WindowStore:
     def note(self, query: str, run: str, batch: int, watermark: str, late: int) -> None:
         """What a finished batch of a query came to: `late` payments were not counted in it."""
         self._run(NOTE, (query, run, batch, watermark, late))
-
-    def forget(self, days: int) -> int:
-        """Delete windows that ended more than `days` ago; returns how many."""
-        return self._run(FORGET, (days,))
 
     def close(self) -> None:
         if self._connection is not None:

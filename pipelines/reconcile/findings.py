@@ -19,6 +19,7 @@ CODES: dict[str, tuple[str, str, str]] = {
     "LEDGER_BACKWARD": ("ledger", "ranges were committed before others that lie below them", _LEDGER),
     "LEDGER_SUM": ("ledger", "ranges count other outcomes than the tables hold", _RESTORE),
     "LEDGER_MISPLACED": ("ledger", "the ledger's position is not where its last range ends", _LEDGER),
+    "VERSIONS_MIXED": ("ledger", "decisions name another model version than their range", _LEDGER),
     "DECIDED_TWICE": (
         "stream", "a transaction id was decided twice within 32 payments of its user",
         "was the user's state lost in between? vigil parity tells",

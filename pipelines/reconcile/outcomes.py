@@ -38,19 +38,21 @@ BEFORE = """
 """
 RANGES = """
     SELECT first_offset, until_offset, records, scored, unscored, duplicates, dead_letters,
-        (extract(epoch FROM committed_at) * 1000000)::bigint
+        (extract(epoch FROM committed_at) * 1000000)::bigint, coalesce(hashtext(model_version), 0)
     FROM ledger_ranges
     WHERE kafka_topic = %s AND kafka_partition = %s AND first_offset > %s AND first_offset < %s
     ORDER BY first_offset LIMIT %s
 """
 ROWS = """
     SELECT kafka_offset, floor(extract(epoch FROM ingested_at) / 86400)::bigint,
-        CASE outcome WHEN 'scored' THEN 0 WHEN 'unscored' THEN 1 ELSE 2 END, revision
+        CASE outcome WHEN 'scored' THEN 0 WHEN 'unscored' THEN 1 ELSE 2 END, revision,
+        coalesce(hashtext(model_version), 0)
     FROM decisions WHERE id >= %s AND id < %s AND kafka_topic = %s
     UNION ALL
-    SELECT kafka_offset, floor(extract(epoch FROM ingested_at) / 86400)::bigint, 3, 1
+    SELECT kafka_offset, floor(extract(epoch FROM ingested_at) / 86400)::bigint, 3, 1, 0
     FROM dead_letters WHERE kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s AND kafka_topic = %s
 """
+SCORED = 0
 DEAD_LETTER = 3  # the outcomes before it are those of `decisions`
 # Payments in another currency are not folded: the state does not know their ids.
 _FOLDED = "outcome <> 'duplicate' AND unscored_reason IS DISTINCT FROM 'CURRENCY_UNSUPPORTED' AND revision = 1"
@@ -132,7 +134,7 @@ def _start(cursor: Cursor, topic: str, place: Place, first: date | None) -> int:
 def _pieces(
     cursor: Cursor, topic: str, place: Place, at: int, found: Findings
 ) -> Iterator[tuple[npt.NDArray[np.int64], int, int]]:
-    """Ranges [n, 8] in order, as RANGES has them, with the offsets from `low` to before `high` they stand for.
+    """Ranges [n, 9] in order, as RANGES has them, with the offsets from `low` to before `high` they stand for.
 
     The last piece ends at the ledger's position.
     """
@@ -141,7 +143,7 @@ def _pieces(
     before, until, committed_at = cursor.fetchone() or (-1, 0, 0)
     while True:
         cursor.execute(RANGES, (topic, place.number, before, place.committed, PIECE_OFFSETS))
-        ranges = np.array(cursor.fetchall(), np.int64).reshape(-1, 8)
+        ranges = np.array(cursor.fetchall(), np.int64).reshape(-1, 9)
         if not len(ranges):
             break
         ranges = ranges[: int(np.searchsorted(ranges[:, 0], at + PIECE_OFFSETS)) or 1]
@@ -157,7 +159,7 @@ def _pieces(
     if until != place.committed and place.committed > place.floor:
         found.add("LEDGER_MISPLACED", f"{name} is at {place.committed}, its last range ends at {until}")
         if at < place.committed:
-            yield np.empty((0, 8), np.int64), at, place.committed
+            yield np.empty((0, 9), np.int64), at, place.committed
 
 
 # ---- a piece --------------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ def _piece(
     (low, high), number, topic = bounds, place.number, settings.topic
     first_id, end_id = row_id(number, np.array([low, high]), 0).tolist()
     cursor.execute(ROWS, (first_id, end_id, topic, number, low, high, topic))
-    rows = np.array(cursor.fetchall(), np.int64).reshape(-1, 4)
+    rows = np.array(cursor.fetchall(), np.int64).reshape(-1, 5)
     _revised(rows[rows[:, 3] > 1], number, seen)
     rows = rows[rows[:, 3] == 1]
     offsets, counts = np.unique(rows[:, 0], return_counts=True)
@@ -201,7 +203,7 @@ def _piece(
 
 def _revised(rows: npt.NDArray[np.int64], number: int, seen: Seen) -> None:
     revised = seen.revised.setdefault(number, {})
-    for offset, day, _, revision in rows.tolist():
+    for offset, day, _, revision, _ in rows.tolist():
         known = revised.get(offset, (0, date.min))[0]
         revised[offset] = (max(known, revision), date(1970, 1, 1) + timedelta(days=day))
 
@@ -216,10 +218,13 @@ def _outside(offsets: Offsets, ranges: npt.NDArray[np.int64]) -> Offsets:
 
 
 def _sums(rows: Offsets, ranges: npt.NDArray[np.int64], place: Place, topic: str, found: Findings) -> None:
-    """Each range's counts against its rows; one that retention has cut is no longer counted."""
+    """Each range's model version and counts against its rows; one that retention has cut is no longer counted."""
     row = np.searchsorted(ranges[:, 0], rows[:, 0], side="right") - 1
     inside = np.zeros(len(rows), np.bool_)
     inside[row >= 0] = rows[row >= 0, 0] < ranges[row[row >= 0], 1]
+    scored = inside & (rows[:, 2] == SCORED)
+    mixed = rows[scored, 0][rows[scored, 4] != ranges[row[scored], 8]]
+    found.add("VERSIONS_MIXED", *(f"{topic}-{place.number}-{offset}" for offset in mixed[:10]), count=len(mixed))
     held = np.zeros((len(ranges), 4), np.int64)
     np.add.at(held, (row[inside], rows[inside, 2]), 1)
     wrong = (held != ranges[:, 3:7]).any(axis=1) | (ranges[:, 2] != ranges[:, 3:7].sum(axis=1))

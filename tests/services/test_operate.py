@@ -287,6 +287,10 @@ BROKEN = {
         f"UPDATE ledger_ranges SET scored = scored + 1, duplicates = duplicates - 1 {_WHERE} AND duplicates > 0",
         {"LEDGER_SUM"},
     ),
+    "a range under another model": (
+        f"UPDATE ledger_ranges SET model_version = 'another' {_WHERE} AND (kafka_partition, first_offset) IN {_MIDDLE}",
+        {"VERSIONS_MIXED"},
+    ),
     "a ledger ahead of the topic": (
         f"UPDATE ledger SET committed_until = committed_until + 9 {_WHERE} AND kafka_partition = 0",
         {"LOG_BEHIND", "LEDGER_MISPLACED"},
@@ -471,12 +475,20 @@ def test_old_days_go_with_their_documents_and_what_is_kept_still_agrees(aged: Se
         execute(aged, "INSERT INTO parked_documents VALUES (%s, 1, 'c', 'r')", f"{aged.topic}-0-2")
         execute(aged, "INSERT INTO parked_documents VALUES (%s, 1, 'c', 'r')", f"{aged.topic}-0-4")
         execute(aged, "INSERT INTO labels VALUES ('t0', now(), 's', true)")
+        for day in (0, 3):
+            execute(
+                aged,
+                "INSERT INTO payment_windows (kind, key, started_at, ended_at, payments, scored, flagged, amount)"
+                " VALUES ('merchant', 'm', %s, %s, 1, 1, 0, 1)",
+                OLD + timedelta(days=day), OLD + timedelta(days=day, minutes=1),
+            )  # fmt: skip
 
         plan = retention.run(aged, DAYS, "somebody", dry_run=True, today=date(2026, 1, 1))
         assert plan.kept_from == date(1980, 1, 3) and plan.held is None
         assert {(one.what, one.name) for one in plan.gone} == {
             ("partition", "decisions_19800101"), ("partition", "decisions_19800102"), ("rows", "dead_letters"),
-            ("rows", "ledger_ranges"), ("rows", "parked_documents"), ("index", "decisions-1980.01.02"),
+            ("rows", "ledger_ranges"), ("rows", "parked_documents"), ("rows", "payment_windows"),
+            ("index", "decisions-1980.01.02"),
         }  # fmt: skip
         assert offsets(aged, "decisions") == [0, 2, 4, 6, 8] and plan.bytes > 0
 
@@ -485,6 +497,7 @@ def test_old_days_go_with_their_documents_and_what_is_kept_still_agrees(aged: Se
         assert offsets(aged, "decisions") == [4, 6, 8] and offsets(aged, "dead_letters") == [5, 7, 9]
         assert offsets(aged, "ledger_ranges", "first_offset") == [2, 5, 8], "2 to 5 holds a record that is kept"
         assert execute(aged, "SELECT count(*) FROM parked_documents") == [(1,)]
+        assert execute(aged, "SELECT count(*) FROM payment_windows") == [(1,)]
         assert execute(aged, "SELECT count(*) FROM labels") == [(1,)]
         assert execute(aged, "SELECT actor, after -> 'offsets' FROM audit WHERE action = 'retention'") == [
             ("somebody", {f"{aged.topic}-0": 4})

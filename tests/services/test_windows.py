@@ -237,15 +237,6 @@ def test_the_fuller_of_two_rows_of_a_window_stays(decided: Decided, store: Windo
     assert kept == (NOON, 3, 1, 1, Decimal("9.0001"))
 
 
-def test_windows_older_than_asked_are_forgotten(decided: Decided, store: WindowStore) -> None:
-    now = datetime.now(UTC)
-    for days in (1, 9, 11):
-        ended = now - timedelta(days=days)
-        store.write(table(("user", decided.topic, ended - PAUSE, ended, 2, 2, 0, "1")))
-    assert store.forget(10) >= 1
-    assert {round((now - ended).total_seconds() / 86_400) for _, _, ended in decided.windows()} == {1, 9}
-
-
 def test_a_batch_is_noted_once_and_another_run_counts_anew(decided: Decided, store: WindowStore) -> None:
     first, second, query = str(uuid.uuid4()), str(uuid.uuid4()), decided.topic
     for run, batch, late in ((first, 0, 2), (first, 1, 3), (first, 1, 3), (first, 0, 2)):
