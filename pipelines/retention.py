@@ -1,4 +1,5 @@
-"""Drops what was decided longer ago than it is to be kept: day partitions, search indices, dead letters, ranges, windows.
+"""Drops what was decided longer ago than it is to be kept: day partitions, search indices, dead letters, ranges and
+windows.
 
 Labels, promotion requests and the audit log stay. A day is kept, whatever its age, while a decision of it waits to be
 published or indexed. What goes is noted in the audit log before it goes, with the first offset of every Kafka
