@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo down check format test test-unit test-services test-e2e bench lock clean
+.PHONY: setup demo down check format test test-unit test-services test-e2e chaos bench lock clean
 
 setup: $(STAMP)
 
@@ -45,6 +45,11 @@ test-services: setup
 
 test-e2e: setup
 	$(BIN)/python -m pytest tests/e2e
+
+# All processes under load with a seeded nemesis: about half an hour on 2 cores, so no part of `make test`.
+CHAOS_KILLS ?= 50
+chaos: setup
+	$(BIN)/python -m tests.chaos.run --kills $(CHAOS_KILLS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED)) --out chaos.json
 
 bench: setup
 	$(BIN)/vigil bench

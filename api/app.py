@@ -4,6 +4,7 @@ One package per noun: endpoints (HTTP), service (what happens), repository (the 
 Here they are put together with real stores; nothing is opened before the first request needs it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -15,21 +16,30 @@ from api import errors
 from api.alerts import endpoints as alerts
 from api.alerts.repository import AlertTopic
 from api.alerts.service import AlertService
+from api.audit import endpoints as audit
+from api.audit.repository import AuditRepository
+from api.audit.service import AuditService
 from api.cursor import Cursors, secret_key
 from api.detect import endpoints as detect
 from api.detect.repository import ModelService
 from api.detect.service import DetectService
 from api.explain import endpoints as explain
 from api.explain.service import ExplainService
+from api.gate import Gate
 from api.health import endpoints as health
 from api.health import repository as checks
 from api.health.service import HealthService
 from api.ingest import endpoints as ingest
 from api.ingest.repository import AnswerRepository, KnownPayments
 from api.ingest.service import IngestService
+from api.keys import endpoints as keys
+from api.keys.repository import KeyRepository
+from api.keys.ring import KeyRing
+from api.keys.service import KeyService
 from api.labels import endpoints as labels
 from api.labels.repository import LabelRepository, LabelTopic
 from api.labels.service import LabelService
+from api.limits import Counters, RateLimiter
 from api.metrics import endpoints as metrics
 from api.metrics.repository import WindowRepository
 from api.metrics.service import WindowService
@@ -45,6 +55,9 @@ from api.search.service import SearchService
 from api.stats import endpoints as stats
 from api.stats.repository import StatsRepository
 from api.stats.service import StatsService
+from api.switches import endpoints as switches
+from api.switches.repository import SwitchRepository
+from api.switches.service import SwitchService
 from api.traffic import Traffic, log_to_stdout
 from api.transactions import endpoints as transactions
 from api.transactions.repository import TransactionRepository
@@ -80,16 +93,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             "postgres": checks.postgres(database),
             "elasticsearch": checks.http(f"{settings.elasticsearch_url}/_cluster/health"),
             "serving": checks.http(f"{settings.serving_url}/ready"),
-        }
+        },
+        checks.conditions(database),
     )
+    keep = KeyRepository(writing)
+    ring = KeyRing(keep)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        noting = asyncio.create_task(ring.keep())
         yield
         following.close()
+        noting.cancel()
+        await ring.flush()
         await models.close()
         recorder.close()
         documents.close()
@@ -98,24 +117,43 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await prepared.close()
         database.close()
 
-    app = FastAPI(title="Vigil", version="1", lifespan=lifespan, redirect_slashes=False)
-    app.include_router(detect.router(DetectService(models)))
-    decisions = TransactionRepository(database, prepared)
-    app.include_router(explain.router(ExplainService(decisions, models.explain)))  # before ids that hold a slash
-    app.include_router(transactions.router(TransactionService(decisions, cursors, models.artifact_of, now)))
-    answers, known = AnswerRepository(writing), KnownPayments(database)
-    app.include_router(ingest.router(IngestService(settings, recorder, answers, known, now)))
-    app.include_router(alerts.router(following))
-    app.include_router(users.router(UserService(decisions, UserRepository(database), models.activity, now)))
-    app.include_router(stats.router(StatsService(StatsRepository(database), now)))
-    app.include_router(search.router(SearchService(documents, decisions, cursors, now)))
-    app.include_router(metrics.router(WindowService(WindowRepository(database), cursors)))
-    asked = RequestRepository(database, writing)
-    app.include_router(versions.router(ModelsService(registered, asked, settings.model_name)))
-    app.include_router(
-        labels.router(LabelService(LabelRepository(writing), LabelTopic(recorder), now, settings.future_tolerance_s))
+    app = FastAPI(
+        title="Vigil",
+        version="1",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
     )
-    app.include_router(health.router(readiness, registry))
+    counters = Counters(settings.redis_url)
+    app.state.gate = Gate(
+        ring,
+        RateLimiter(counters, "key", settings.requests_per_key),
+        RateLimiter(counters, "address", settings.requests_per_address),
+        keys_wanted=settings.keys_wanted,
+        max_requests=settings.requests_at_once,
+    )
+    decisions = TransactionRepository(database, prepared)
+    asked = RequestRepository(database, writing)
+    taken = LabelService(LabelRepository(writing), LabelTopic(recorder), now, settings.future_tolerance_s)
+    for routes in (
+        explain.router(ExplainService(decisions, models.explain)),  # before ids that hold a slash
+        transactions.router(TransactionService(decisions, cursors, models.artifact_of, now)),
+        ingest.router(IngestService(settings, recorder, AnswerRepository(writing), KnownPayments(database), now)),
+        detect.router(DetectService(models)),
+        search.router(SearchService(documents, decisions, cursors, now)),
+        alerts.router(following),
+        users.router(UserService(decisions, UserRepository(database), models.activity, now)),
+        stats.router(StatsService(StatsRepository(database), now)),
+        metrics.router(WindowService(WindowRepository(database), cursors)),
+        versions.router(ModelsService(registered, asked, settings.model_name)),
+        labels.router(taken),
+        switches.router(SwitchService(SwitchRepository(database, writing))),
+        keys.router(KeyService(keep, now)),
+        audit.router(AuditService(AuditRepository(database), cursors)),
+        health.router(readiness, registry),
+    ):
+        app.router.routes += routes.routes  # include_router asks router by router, which takes FastAPI 0.165 longer
     errors.install(app)
     describe(app)
     app.add_middleware(Traffic, registry=registry)

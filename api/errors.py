@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from api.headers import protect
 from feature_repo.errors import (
     Family,
     MediaTypeUnsupported,
@@ -17,7 +18,7 @@ from feature_repo.errors import (
     PathUnknown,
     VigilError,
 )
-from feature_repo.problem import MEDIA_TYPE, REQUEST_ID, encode, problem
+from feature_repo.problem import MEDIA_TYPE, encode, problem
 
 log = logging.getLogger("vigil.api")
 
@@ -145,6 +146,107 @@ class RequestUnknown(VigilError):
         super().__init__("no promotion request is known under this id")
 
 
+class KeyUnknown(VigilError):
+    code = "KEY_UNKNOWN"
+    family = Family.REFUSE
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("no key has this id")
+
+
+class ExpiryPassed(VigilError):
+    code = "EXPIRY_PASSED"
+    family = Family.REFUSE
+    status = 422
+
+    def __init__(self) -> None:
+        super().__init__("expires_at lies in the past: nobody could use the key")
+
+
+# ---- what the gate refuses --------------------------------------------------------------------------
+
+
+class KeyMissing(VigilError):
+    code = "KEY_MISSING"
+    family = Family.REFUSE
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__("a key is needed: Authorization: Bearer vigil_...")
+
+
+class KeyRefused(VigilError):
+    """Unknown, expired or revoked: which one is nobody's business."""
+
+    code = "KEY_REFUSED"
+    family = Family.REFUSE
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__("the key is unknown, expired or revoked")
+
+
+class ScopeMissing(VigilError):
+    code = "SCOPE_MISSING"
+    family = Family.REFUSE
+    status = 403
+    evidence = ("scope",)
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"the key lacks scope {scope}")
+        self.scope = scope
+
+
+class TooManyRequests(VigilError):
+    code = "TOO_MANY_REQUESTS"
+    family = Family.RETRY
+    status = 429
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"too many requests in this minute, the next begins in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class Busy(VigilError):
+    code = "BUSY"
+    family = Family.RETRY
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("as many requests as this service takes are being answered; try again")
+
+
+class HostUnknown(VigilError):
+    code = "HOST_UNKNOWN"
+    family = Family.REFUSE
+    status = 421
+
+    def __init__(self) -> None:
+        super().__init__("without keys this service answers to names of loopback only, such as localhost")
+
+
+class BodyNotJson(VigilError):
+    code = "NOT_JSON"
+    family = Family.REFUSE
+    status = 400
+
+    def __init__(self) -> None:
+        super().__init__("the body is not JSON")
+
+
+class BodyTooLarge(VigilError):
+    code = "TOO_LARGE"
+    family = Family.REFUSE
+    status = 413
+
+    def __init__(self) -> None:
+        super().__init__("the body is larger than this path takes")
+
+
+# ---- what FastAPI and Starlette find ----------------------------------------------------------------
+
+
 class QueryInvalid(VigilError):
     """FastAPI's own finding on a request, in our codes; `findings` are (location, code), worst first."""
 
@@ -177,6 +279,8 @@ def of_validation(errors: Sequence[Any], within: Sequence[str] = ()) -> VigilErr
     findings: list[tuple[list[str | int], str]] = []
     for found in errors:
         location, kind = [*within, *found["loc"]], str(found["type"])
+        if kind == "json_invalid":
+            return BodyNotJson()
         if location[-1] == "cursor":
             return CursorInvalid()
         if kind == "extra_forbidden":
@@ -195,10 +299,14 @@ def of_validation(errors: Sequence[Any], within: Sequence[str] = ()) -> VigilErr
 
 def of_http(error: HTTPException, allowed: list[str]) -> VigilError:
     match error.status_code:
+        case 400:  # FastAPI's only use of it: a body that is not text
+            return BodyNotJson()
         case 404:
             return PathUnknown()
         case 405:
             return MethodNotAllowed(allowed)
+        case 413:
+            return BodyTooLarge()
         case 415:
             return MediaTypeUnsupported("application/json")
     other = VigilError("the request could not be handled")
@@ -216,12 +324,18 @@ def answer(request: Request, error: VigilError) -> Response:
         body["errors"] = [
             {"loc": ["body", line, *([field] if field else [])], "code": code} for line, code, field in error.findings
         ]
-    headers = {REQUEST_ID: identity}  # what fails unexpectedly is answered outside our middleware
+    headers = {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if error.status == 503:
         headers["Retry-After"] = "1"
+    if isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, MethodNotAllowed) and error.allowed:
         headers["Allow"] = ", ".join(error.allowed)
-    return Response(encode(body), error.status, headers, MEDIA_TYPE)
+    response = Response(encode(body), error.status, headers, MEDIA_TYPE)
+    protect(response.raw_headers, request.scope)  # what fails unexpectedly is answered outside our middleware
+    return response
 
 
 def install(app: FastAPI) -> None:

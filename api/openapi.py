@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from api.detect.schemas import Detection
-from api.problems import Finding, Problem
+from api.problems import Finding, Problem, problems
+from api.routes import declared
 from api.transactions.schemas import Decision, DecisionDetail
 
 DESCRIPTION = (
@@ -13,11 +14,17 @@ DESCRIPTION = (
     "(`GET /transactions`, `GET /search`), why (`/explain`), by whom (`/users`) and as they come (`GET /stream`). "
     "Models that make them (`/models`), and what was learnt of payments later (`POST /labels`)."
 )
+KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "`vigil keys create`, or `POST /keys`. Not asked for where the service listens on loopback only.",
+}
 OWN_ERRORS = ("HTTPValidationError", "ValidationError")  # FastAPI's, which never leave this service
 
 
 def describe(app: FastAPI) -> None:
-    """Make `/openapi.json` say what is really answered."""
+    """Make `/openapi.json` say what is really answered, and to whom. Raises ScopeUndeclared."""
+    declared(app)  # now, and not when somebody asks for the document
     app.description = DESCRIPTION
     original = app.openapi
 
@@ -32,9 +39,13 @@ def describe(app: FastAPI) -> None:
                 schemas[part.__name__].pop("$defs", None)
             for model in (Decision, DecisionDetail, Detection):  # FastAPI drops every null of an example
                 schemas[model.__name__] |= model.model_config["json_schema_extra"]
-            for path in document["paths"].values():
-                for operation in path.values():
-                    _without_own_errors(operation["responses"])
+            document["components"]["securitySchemes"] = {"key": KEY}
+            for (method, path), scope in declared(app).items():
+                operation = document["paths"][path][method.lower()]
+                _without_own_errors(operation["responses"])
+                operation["security"] = [{"key": [scope]}] if scope else []
+                refused = problems(401, 403, 429, 503) if scope else {}
+                operation["responses"] |= {str(status): refusal for status, refusal in refused.items()}
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -10,6 +10,7 @@ import psycopg2.extensions
 import psycopg2.extras
 
 from feature_repo.errors import StoreUnavailable
+from feature_repo.postgres import LIVENESS
 
 CONNECTIONS = 8
 CONNECT_TIMEOUT_S = 3
@@ -75,6 +76,7 @@ class Database:
             application_name="vigil-api",
             options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC"
             f" -c default_transaction_read_only={self._read_only} -c search_path=public",
+            **LIVENESS,
         )
         connection.autocommit = True
         return connection

@@ -25,12 +25,15 @@ class Problem(BaseModel):
 
 MEANINGS = {
     400: "Not JSON, or a cursor of another query",
+    401: "No key, or one that is unknown, expired or revoked",
+    403: "The key lacks the scope of this path",
     404: "Nothing is known under this id",
     409: "Not in this state: `code` says which",
     413: "More than this path takes (`TOO_LARGE`, `BATCH_TOO_LARGE`)",
     415: "Not the content type of this path",
     422: "A value is not usable; `code` says how",
-    503: "A store or the model service does not answer; try again",
+    429: "Too many requests of this key or address in this minute",
+    503: "A store or the model service does not answer, or too many requests are being answered; try again",
 }
 
 

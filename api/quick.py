@@ -10,10 +10,10 @@ from urllib.parse import parse_qsl
 
 from fastapi import Request
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
 from api.errors import ParameterTwice, of_validation
+from api.routes import GuardedRoute
 
 Asked = TypeVar("Asked", bound=BaseModel)
 
@@ -44,7 +44,7 @@ def documented(model: type[BaseModel]) -> dict[str, Any]:
     return {"parameters": parameters}
 
 
-class QuickRoute(APIRoute):
+class QuickRoute(GuardedRoute):
     """Calls its endpoint with the request, and looks for no dependency of it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

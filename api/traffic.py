@@ -6,9 +6,10 @@ import sys
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.headers import protect
 from feature_repo.problem import REQUEST_ID, request_id
 
 log = logging.getLogger("vigil.api.access")
@@ -33,6 +34,7 @@ class Traffic:
             return
         identity = request_id(Headers(scope=scope).get(REQUEST_ID))
         scope["vigil.request_id"] = identity
+        scope["vigil.headers"] = [(REQUEST_ID.lower().encode(), identity.encode())]  # and the gate's
         started = time.perf_counter()
         status = 500  # what a client sees when nothing was sent
         recorded = False
@@ -47,7 +49,8 @@ class Traffic:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = identity
+                message["headers"] = headers = list(message["headers"])
+                protect(headers, scope)
             elif not message.get("more_body", False):
                 record()  # before the last bytes leave: who has the answer finds its line and its count
             await send(message)
@@ -70,6 +73,7 @@ class Traffic:
                     "route": route,
                     "status": status,
                     "ms": round(seconds * 1000, 2),
+                    "key": scope.get("vigil.key"),
                 }
             )
         )

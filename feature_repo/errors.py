@@ -300,6 +300,37 @@ class Fenced(VigilError):
         super().__init__(f"partition {partition}: another attempt holds the fence; nothing was written")
 
 
+class PlacementDiffers(VigilError):
+    """Users lie in other partitions than the settings say: their states would not be found, and read as empty."""
+
+    code = "PLACEMENT_DIFFERS"
+    exit_code = 8
+    status = 503
+
+    def __init__(self, settings: str, found: str) -> None:
+        """Each is `PARTITIONS PARTITIONER`."""
+        partitions, partitioner = found.split()
+        super().__init__(
+            f"users are placed by {found}, the settings say {settings}",
+            remedy=f"VIGIL_PARTITIONS={partitions} VIGIL_PARTITIONER={partitioner}, and start this process anew;"
+            " only vigil topic grow adds partitions",
+        )
+
+
+class GrowthUnfinished(VigilError):
+    """`vigil topic grow` was cut short: some users' states are where they were, others where they are to be."""
+
+    code = "GROWTH_UNFINISHED"
+    exit_code = 8
+    status = 503
+
+    def __init__(self, partitions: int) -> None:
+        super().__init__(
+            f"the topic of payments is being grown to {partitions} partitions, and that is not finished",
+            remedy=f"vigil topic grow --partitions {partitions}",
+        )
+
+
 class StateLost(VigilError):
     """PostgreSQL has decisions but Redis has no state for them: scoring would start from empty history."""
 
@@ -324,6 +355,19 @@ class StateAhead(VigilError):
         super().__init__(
             f"partition {partition}: user state has folded up to {folded_until}, "
             f"the ledger only up to {committed_until}"
+        )
+
+
+class StateBehind(VigilError):
+    """Redis came back from an older snapshot under a running job: payments are decided that no state knows of."""
+
+    code = "STATE_BEHIND"
+    exit_code = 8
+    remedy = "start the stream again, as the local stack does by itself: it first folds what the states lack"
+
+    def __init__(self, partition: int, folded_until: int, first: int) -> None:
+        super().__init__(
+            f"partition {partition}: user state has folded up to {folded_until} only, this range begins at {first}"
         )
 
 
@@ -484,6 +528,16 @@ class WorkerDied(VigilError):
 
     def __init__(self, cause: str) -> None:
         super().__init__(f"a worker of the stream broke off: {cause}")
+
+
+class StreamStopped(VigilError):
+    """Spark gave the stream's query up, or died, for a reason that is none of ours."""
+
+    code = "STREAM_STOPPED"
+    remedy = "vigil logs stream; started again, as the local stack does by itself, it goes on from the ledger"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"Spark ended the stream: {cause}")
 
 
 class WindowsStopped(VigilError):

@@ -6,6 +6,10 @@ and can be read and written together with the partition's fence.
 
 from collections.abc import Iterable
 
+from feature_repo.errors import GrowthUnfinished, PlacementDiffers
+
+GROWING = "growing"  # noted in the partitioner's place while states are on their way to other partitions
+
 
 def state_prefix(partition: int) -> bytes:
     """What every state key of a Kafka partition starts with."""
@@ -42,6 +46,21 @@ def fence_key(partition: int) -> bytes:
 def folded_key(partition: int) -> bytes:
     """Holds the offset up to which (exclusive) the partition's payments are folded into its states."""
     return b"vigil:{%d}:folded_until" % partition
+
+
+def placement_key(partition: int) -> bytes:
+    """Says by what number of partitions and which partitioner users were placed, where the stream has run."""
+    return b"vigil:{%d}:placement" % partition
+
+
+def check_placement(noted: bytes | None, placement: str) -> None:
+    """What `placement_key` holds against the settings'. Raises GrowthUnfinished, PlacementDiffers."""
+    if noted is None or noted.decode() == placement:
+        return
+    partitions, partitioner = noted.decode().split()
+    if partitioner == GROWING:
+        raise GrowthUnfinished(int(partitions))
+    raise PlacementDiffers(placement, noted.decode())
 
 
 CURRENT_SNAPSHOT = b"vigil:merchants:current"  # holds the id of the current snapshot of merchants

@@ -7,9 +7,9 @@ A snapshot of day D is effective at D's midnight (UTC) and holds what arrived be
                              days that end as many days earlier as a report is usually late, g is reports per
                              payment over all merchants, and k is PRIOR_PAYMENTS
 Reports come late, so those of the last days speak of payments made before them: the payments they are
-compared with are shifted by the median delay of the reports of the last 30 days, in whole days. Where no
-fraud was reported at all, no merchant is riskier than all are: 0. A report taken back counts in the snapshots of
-the days for which it stood.
+compared with are shifted by the median delay of the reports of the last 30 days, in whole days. A report that is
+more than MAX_DELAY days late does not count, one taken back counts in the snapshots of the days for which it
+stood. Where no fraud was reported at all, no merchant is riskier than all are: 0.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from feature_repo.snapshot import COLUMNS, Snapshot
 from feature_repo.state import DAY
 
 WINDOWS = (7, 30)  # days
-MAX_DELAY = 60  # days; a report later than this is rare, and says little of how late reports usually are
+MAX_DELAY = 60  # days; a report later than this is rare, and says nothing of what the merchant is now
 LOOKBACK = max(WINDOWS) + MAX_DELAY  # days that a snapshot can be about; older arrivals need not be added
 # Payments' worth of belief that a merchant is as all are: with less, one report makes a small merchant risky.
 # On simulated payments the AUC of the risk over 7 and 30 days alone, for fraud at compromised merchants, was
@@ -61,8 +61,8 @@ class Arrivals:
 
     def report(self, merchants: pa.Array, arrived: Ints, since: Ints, until: Ints) -> None:
         """Payments claimed to be fraud: microseconds of arrival, of the claim, and of its end (verdicts.NEVER)."""
-        late = np.clip(since // DAY - arrived // DAY, 0, MAX_DELAY)
-        claims = np.stack([since // DAY, self._codes(merchants), late, until // DAY])
+        late = np.maximum(since // DAY - arrived // DAY, 0)
+        claims = np.stack([since // DAY, self._codes(merchants), late, until // DAY])[:, late <= MAX_DELAY]
         self._reported.append(claims[:, np.argsort(claims[0], kind="stable")])
 
     def _codes(self, merchants: pa.Array) -> Ints:

@@ -29,12 +29,13 @@ from feature_repo import layouts, settings
 from feature_repo.activity import AGGREGATES, Kind, decode
 from feature_repo.errors import RecordViewReadOnly, StoreUnavailable
 from feature_repo.hashing import hash_texts, partitions_of
-from feature_repo.keys import state_keys
+from feature_repo.keys import check_placement, placement_key, state_keys
 from feature_repo.state import STATE_BYTES, States
 
 RECORD_TAG = "record"  # a view with this tag is one state record per user
 STATE_FIELD = "state"  # the feature that is the record itself
 SCANNED = 1_000  # keys of one round trip
+TIMEOUT_S = 3.0  # of one round trip: without it, a Redis that hangs would take the model service's threads one by one
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Row = tuple[datetime | None, dict[str, Value] | None]
@@ -49,6 +50,11 @@ class VigilOnlineStoreConfig(RedisOnlineStoreConfig):
     partitions: int
     murmur2: bool
     skip_dedup: bool = True  # each row has one writer; without it a day published anew keeps its first values
+
+    @property
+    def placement(self) -> str:
+        """As settings.placement."""
+        return f"{self.partitions} {'murmur2' if self.murmur2 else 'crc32'}"
 
     @model_validator(mode="before")
     @classmethod
@@ -70,7 +76,7 @@ class VigilOnlineStoreConfig(RedisOnlineStoreConfig):
 def connection_string(redis_url: str) -> str:
     """A Redis URL in the `host:port,name=value` form that Feast's RedisOnlineStore reads."""
     parts = redis.connection.parse_url(redis_url)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-    options = {"db": parts.get("db", 0)}
+    options = {"db": parts.get("db", 0), "socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
     options |= {name: parts[name] for name in ("username", "password") if name in parts}
     if redis_url.startswith("rediss://"):
         options["ssl"] = True
@@ -98,7 +104,8 @@ class VigilOnlineStore(OnlineStore):
     ) -> list[Row]:
         """One (newest event time, values) per entity key, (None, None) where there is no state.
 
-        Raises StoreUnavailable, and StateCorrupt for a record that is not what it should be.
+        Raises StoreUnavailable, PlacementDiffers and GrowthUnfinished where users lie in other partitions than the
+        settings say, and StateCorrupt for a record that is not what it should be.
         """
         if not is_record(table):
             return self._hashes.online_read(config, table, entity_keys, requested_features)
@@ -171,10 +178,11 @@ class VigilOnlineStore(OnlineStore):
         with self._redis(store) as client:
             pipe = client.pipeline(transaction=False)
             for partition, rows in by_partition.items():
-                pipe.mget(state_keys((names[row] for row in rows), partition))
+                pipe.mget([*state_keys((names[row] for row in rows), partition), placement_key(partition)])
             answers = pipe.execute()
         values: list[bytes | None] = [None] * len(names)
         for rows, answer in zip(by_partition.values(), answers, strict=True):
+            check_placement(answer.pop(), store.placement)
             for row, value in zip(rows, answer, strict=True):
                 values[row] = value
         return values
@@ -183,7 +191,9 @@ class VigilOnlineStore(OnlineStore):
     def _redis(self, store: VigilOnlineStoreConfig) -> Iterator[redis.Redis]:
         """Raises StoreUnavailable where it does not answer."""
         if self._client is None:
-            self._client = redis.Redis.from_url(store.redis_url)
+            self._client = redis.Redis.from_url(
+                store.redis_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+            )
         try:
             yield self._client
         except redis.RedisError as error:

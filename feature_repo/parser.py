@@ -23,6 +23,7 @@ from feature_repo.codes import Code
 from feature_repo.errors import BadRecord
 from feature_repo.json_tokens import OK
 from feature_repo.rejects import Rejects, collect
+from feature_repo.settings import Settings
 
 MAX_ROWS = 1_000_000  # of one call; text offsets are 32 bits wide
 MAX_BYTES = 2**31 - 8
@@ -39,6 +40,10 @@ class ParseOptions:
     currency: str = "USD"  # of payments that name none
     pan_in_ids: bool = False  # look for card numbers in identifiers too: one random long id in ten looks like one
     future_tolerance_us: int = transaction.MAX_AHEAD_US
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ParseOptions":
+        return cls(settings.currency, settings.pan_in_ids, settings.future_tolerance_s * 1_000_000)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ started, so every command run beside it finds them; an environment variable wins
 """
 
 import os
+from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +59,18 @@ class Settings(BaseSettings):
         None, ge=0, le=1, description="score at or above which a payment is rejected; off when unset"
     )
 
-    max_offsets_per_trigger: int = Field(100_000, ge=1, description="payments per Spark batch at most")
+    batch_target_s: float = Field(
+        1.0,
+        gt=0,
+        description="seconds a Spark batch may take: its size follows what it costs",
+    )
+    max_offsets_per_trigger: int = Field(
+        200_000, ge=1, description="payments per Spark batch at most, whatever they cost"
+    )
     model_timeout_s: float = Field(2.0, gt=0, description="deadline of one call to the model service")
+    publish_timeout_s: float = Field(
+        10.0, ge=1, description="how long Kafka may take to acknowledge decisions before they are published later"
+    )
     dead_letter_ceiling: float = Field(0.2, gt=0, le=1, description="share of bad records that stops the job")
     dead_letter_floor: int = Field(50, ge=0, description="bad records below which the job never stops")
 
@@ -77,7 +89,18 @@ class Settings(BaseSettings):
         ge=1,
         description="days of decisions the lifecycle worker keeps, dropping older ones daily; all when unset",
     )
-    bind: str = Field("127.0.0.1", description="address our services listen on")
+    bind: str = Field("127.0.0.1", description="address the query service listens on; keys are needed beyond loopback")
+    internal_bind: str = Field(
+        "127.0.0.1", description="address of what asks for no key: model service, metrics, Spark's pages"
+    )
+    keys: str = Field(
+        "auto", pattern="^(auto|on)$", description="`on`: the query service asks for keys on loopback as well"
+    )
+    requests_per_key: int = Field(60_000, ge=1, description="requests per minute of one key")
+    requests_per_address: int = Field(
+        1_200, ge=1, description="requests per minute of one address without a good key, where keys are needed"
+    )
+    requests_at_once: int = Field(256, ge=1, description="requests a worker answers at the same time")
 
     ports: str = Field(
         "default", pattern="^(default|random)$", description="ports of the local stack: usual or free ones"
@@ -103,6 +126,10 @@ class Settings(BaseSettings):
     redis_max_memory: str = Field("3gb", description="memory at which Redis refuses writes; never evicts")
 
     @property
+    def keys_wanted(self) -> bool:
+        return self.keys == "on" or not is_loopback(self.bind)
+
+    @property
     def murmur2(self) -> bool:
         return self.partitioner == "murmur2"
 
@@ -110,6 +137,22 @@ class Settings(BaseSettings):
     def librdkafka_partitioner(self) -> str:
         """librdkafka's name of the way producers place a key."""
         return {"murmur2": "murmur2_random", "crc32": "consistent_random"}[self.partitioner]
+
+    @property
+    def placement(self) -> str:
+        """How users are placed on partitions, as Redis notes it beside their states."""
+        return f"{self.partitions} {self.partitioner}"
+
+
+@lru_cache(1_024)
+def is_loopback(host: str) -> bool:
+    """Whether an address or a host name, as a URL writes it, is this machine's own."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def inherited() -> dict[str, str]:

@@ -111,8 +111,8 @@ def run(
         backfill = Backfill(
             settings,
             Ledger(settings.postgres_dsn, settings.topic),
-            Publisher(settings.kafka_bootstrap),
-            Scorer(client, settings.score_chunk_rows),
+            Publisher(settings.kafka_bootstrap, settings.publish_timeout_s),
+            Scorer(client, settings.score_chunk_rows, settings.model_timeout_s),
             actor,
         )
         return backfill.run(pin, first, last, progress)

@@ -13,6 +13,11 @@ RETRAIN_LOCK = 0x56475254  # "VGRT"
 WATCHED = "watched"  # the data set whose drift is looked at
 OFF, WEEKLY = "off", "weekly"  # of VIGIL_RETRAIN; the third is drift
 
+DAYS_OVER = """
+    SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^decisions_[0-9]{8}$' AND relname < %s
+    ORDER BY relname
+"""
+
 log = logging.getLogger("vigil.lifecycle")
 
 
@@ -115,3 +120,14 @@ def _retrain(settings: Settings) -> None:
         return
     done = run(settings, None, "lifecycle", now, force=settings.retrain == WEEKLY)
     log.info("retraining: %s, %s", ", ".join(done.why) or "no drift", done.version or "no version")
+
+
+def seal(settings: Settings, day: date) -> None:
+    """An index of the ids of every day that is over and has none. Raises DependencyDown."""
+    with requests.connected(settings) as connection, connection.cursor() as cursor:
+        cursor.execute(DAYS_OVER, (f"decisions_{day:%Y%m%d}",))
+        for (name,) in cursor.fetchall():
+            cursor.execute("SELECT seal_decision_partition(to_date(%s, 'YYYYMMDD'))", (name[-8:],))
+            if cursor.fetchone() == (True,):
+                log.info("sealed: %s", name)
+            connection.commit()

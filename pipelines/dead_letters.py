@@ -16,14 +16,14 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from feature_repo.errors import BadConfiguration, BadRecord, DeadLetterUnknown, DependencyDown, ReplayRefused
 from feature_repo.hashing import partitions_of
-from feature_repo.parser import parse_one
+from feature_repo.parser import ParseOptions, parse_one
 from feature_repo.redaction import redact
 from feature_repo.settings import Settings
 from feature_repo.transaction import rfc3339
 from pipelines import log, requests
 from pipelines.live import reading
 from streaming.decisions import decision_id
-from streaming.publish import ORIGIN_HEADER, parse_options
+from streaming.publish import ORIGIN_HEADER
 from streaming.records import REKEYED
 
 REPLAYED = "replay_dead_letter"  # in the audit log
@@ -212,7 +212,7 @@ def _fit(settings: Settings, letter: DeadLetter, now: int) -> tuple[str, int]:
         why = f"what is kept is not what came ({letter.payload_bytes} bytes): card numbers masked, or cut"
         raise ReplayRefused(letter.coordinates, "PAYLOAD_INCOMPLETE", why)
     try:
-        user = parse_one(letter.payload, now, parse_options(settings)).column("user_id")
+        user = parse_one(letter.payload, now, ParseOptions.of(settings)).column("user_id")
     except BadRecord as error:
         why = f"it would be refused again: {error.code}, {error}"
         raise ReplayRefused(letter.coordinates, "NOT_A_PAYMENT", why) from error

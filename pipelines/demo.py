@@ -123,7 +123,7 @@ class Demo:
         version = self._step("train", self.train)
         self._step("promote", lambda: promote(self._settings, version, "demo", override=TOO_LITTLE))
         self._step("services", lambda: self._up(None))
-        self._step("model served", lambda: self.await_served(version))
+        self._step("model served", lambda: await_served(self._settings, version))
         return version
 
     def _step(self, name: str, do: Callable[[], Any]) -> Any:
@@ -164,21 +164,6 @@ class Demo:
 
     def _progress(self, what: str) -> None:
         self._say("", what)
-
-    def await_served(self, version: str) -> None:
-        """Raises DependencyDown where the model service does not take the champion up in time."""
-        deadline = time.monotonic() + SERVED_S
-        served = "nothing"
-        with ModelClient(self._settings.serving_url) as client:
-            while time.monotonic() < deadline:
-                try:
-                    served = client.models().champion
-                except errors.VigilError as error:
-                    served = error.message
-                if served == version:
-                    return
-                time.sleep(0.5)
-        raise errors.DependencyDown("serving", self._settings.serving_url, f"serves {served}, not version {version}")
 
     def _warm_up(self, payments: pa.Table) -> None:
         """A few payments first: every process has then done its work once, and what follows is its pace."""
@@ -222,3 +207,19 @@ class Demo:
                 "Spark": f"http://127.0.0.1:{settings.spark_ui_port}",
             },
         )
+
+
+def await_served(settings: Settings, version: str) -> None:
+    """Raises DependencyDown where the model service does not take the champion up in time."""
+    deadline = time.monotonic() + SERVED_S
+    served = "nothing"
+    with ModelClient(settings.serving_url) as client:
+        while time.monotonic() < deadline:
+            try:
+                served = client.models().champion
+            except errors.VigilError as error:
+                served = error.message
+            if served == version:
+                return
+            time.sleep(0.5)
+    raise errors.DependencyDown("serving", settings.serving_url, f"serves {served}, not version {version}")

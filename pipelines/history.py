@@ -154,7 +154,7 @@ def import_history(
     done = Imported(name, str(file), imported_at=now.isoformat(timespec="seconds"))
     done.columns, done.constants = dict(plan.columns), dict(plan.constants)
     known = _labels(labels, plan, columns, delimiter, encoding) if labels else None
-    options = ParseOptions(settings.currency, settings.pan_in_ids, settings.future_tolerance_s * 1_000_000)
+    options = ParseOptions.of(settings)
     try:
         with ArrivalOrder(folder.parent / f".{name}.importing", _SORTED, RUN_ROWS) as order:
             _into(order, table, plan, known, options, int(now.timestamp() * 1e6), done, progress)

@@ -3,6 +3,7 @@
 In: at least once: rows are committed before Kafka's offsets, and writing a label again changes nothing.
 """
 
+import getpass
 import hashlib
 import logging
 import threading
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaException, Message, TopicPartition
 from psycopg2.extras import execute_values
@@ -30,17 +30,20 @@ from feature_repo.redaction import redact
 from feature_repo.rejects import KEPT_BYTES
 from feature_repo.settings import Settings
 from pipelines import requests
-from pipelines.history import data_folder
+from pipelines.history import CSV_ROW, data_folder
 from pipelines.parquet_file import atomically
 from pipelines.requests import Connection
+from pipelines.table_file import TableFile
 
 log = logging.getLogger("vigil.lifecycle")
 
 GROUP = "vigil-labels"
+IMPORTED = "import_labels"  # in the audit log
 MESSAGES = 1_000  # per transaction at most
 LINGER_S = 1.0
 PAUSE_S = 2.0
-ROWS = 10_000  # of a file per transaction
+ROWS = 10_000  # per statement at most
+_TRUTH = {"true": True, "True": True, "1": True, "false": False, "False": False, "0": False}  # texts of a CSV
 
 DEAD_LETTER = """INSERT INTO dead_letters (kafka_topic, kafka_partition, kafka_offset, code, detail, payload,
     payload_bytes, payload_sha256, ingested_at, processed_at) VALUES %s ON CONFLICT DO NOTHING"""
@@ -156,66 +159,46 @@ class Imported:
 
 
 def import_file(settings: Settings, file: Path) -> Imported:
-    """Labels of a Parquet or CSV file with columns transaction_id, is_fraud, label_time and maybe source.
-
-    Without a source column the file's name is the source. Times without a zone are refused, as on the topic.
-    Bad rows are counted by code and left out. Raises BadConfiguration, StoreUnavailable.
-    """
+    """Labels of a file that `read` reads. Raises BadConfiguration, StoreUnavailable."""
     done = Imported()
-    now = datetime.now(UTC)
     with requests.connected(settings) as connection:
-        for batch in _batches(file):
-            found: list[Label] = []
-            for row in batch.to_pylist():
-                done.rows += 1
-                try:
-                    label = labels.of_fields({"source": file.name[:64], **row}, now, settings.future_tolerance_s)
-                    found.append(label)
-                except BadRecord as error:
-                    done.refused[error.code] += 1
+        for found in read(file, datetime.now(UTC), settings.future_tolerance_s, done):
             with connection, connection.cursor() as cursor:
                 for start in range(0, len(found), ROWS):
                     part = [label.row for label in found[start : start + ROWS]]
                     execute_values(cursor, INSERT, part, page_size=len(part))
                     done.new += cursor.rowcount
+        with connection, connection.cursor() as cursor:
+            requests.audit(cursor, getpass.getuser(), IMPORTED, file.name, None, done.as_json())
     return done
 
 
-def _batches(file: Path) -> Iterator[pa.RecordBatch]:
-    if not file.is_file():
-        raise BadConfiguration(f"there is no file {file}")
-    try:
-        if file.suffix == ".parquet":
-            with pq.ParquetFile(file) as content:
-                chosen = _chosen(content.schema_arrow.names, file)
-                yield from content.iter_batches(ROWS, columns=chosen)
-        else:
-            # Times stay text: their zone is checked here, not guessed by the reader.
-            types = {"transaction_id": pa.string(), "label_time": pa.string(), "source": pa.string()}
-            options = pyarrow.csv.ConvertOptions(column_types=types, true_values=["true", "True", "1"],
-                                                 false_values=["false", "False", "0"])  # fmt: skip
-            with pyarrow.csv.open_csv(file, convert_options=options) as content:
-                chosen = _chosen(content.schema.names, file)
-                for batch in content:
-                    yield _truth(batch.select(chosen))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise BadConfiguration(f"{file} cannot be read: {error}") from error
+def read(file: Path, now: datetime, ahead_s: float, done: Imported) -> Iterator[list[Label]]:
+    """Of a Parquet or CSV file with columns transaction_id, is_fraud, label_time and maybe source, batch by batch.
 
-
-def _truth(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A CSV's 0 and 1 in is_fraud as false and true; anything else is refused row by row."""
-    position = batch.schema.get_field_index("is_fraud")
-    if not pa.types.is_integer(batch.schema.field(position).type):
-        return batch
-    values = [{0: False, 1: True}.get(value) for value in batch.column(position).to_pylist()]
-    return batch.set_column(position, "is_fraud", pa.array(values, pa.bool_()))
-
-
-def _chosen(names: list[str], file: Path) -> list[str]:
-    missing = [name for name in REQUIRED if name not in names]
+    Without a source column the file's name is the source. Times without a zone are refused, as on the topic.
+    Rows, and by code those that are no label, are counted in `done`. Raises BadConfiguration.
+    """
+    table = TableFile(file)
+    missing = [name for name in REQUIRED if name not in table.names]
     if missing:
         raise BadConfiguration(f"{file} has no column {', '.join(missing)}")
-    return [name for name in FIELDS if name in names]
+    chosen = [name for name in FIELDS if name in table.names]
+
+    def broken(_row: int, _why: str) -> None:
+        done.rows += 1
+        done.refused[CSV_ROW] += 1
+
+    for batch in table.batches(broken):
+        found: list[Label] = []
+        for row in batch.select(chosen).to_pylist():
+            done.rows += 1
+            fields = {"source": file.name[:64], **row, "is_fraud": _TRUTH.get(row["is_fraud"], row["is_fraud"])}
+            try:
+                found.append(labels.of_fields(fields, now, ahead_s))
+            except BadRecord as error:
+                done.refused[error.code] += 1
+        yield found
 
 
 # ---- beside a data set ------------------------------------------------------------------------------

@@ -18,12 +18,12 @@ _STATEMENT = """
         d.amount, d.currency, d.merchant, d.location, d.payment_method, d.event_time, d.processed_at,
         d.outcome, d.unscored_reason, d.anomaly_score, d.decision, d.anomaly_reasons, d.reason_shares,
         d.model_version, d.feature_set_id, d.side_inputs, d.late, d.features, r.feature_names
-    FROM decisions d
+    FROM decisions_of(%(transaction_id)s) d
     LEFT JOIN LATERAL (
         SELECT feature_names FROM ledger_ranges
         WHERE kafka_topic = d.kafka_topic AND kafka_partition = d.kafka_partition AND first_offset <= d.kafka_offset
         ORDER BY first_offset DESC LIMIT 1) r ON true
-    WHERE d.transaction_id = %(transaction_id)s AND (%(user_id)s::text IS NULL OR d.user_id = %(user_id)s)
+    WHERE %(user_id)s::text IS NULL OR d.user_id = %(user_id)s
     ORDER BY d.outcome = 'scored' DESC, d.outcome = 'unscored' DESC, d.ingested_at, d.kafka_partition, d.kafka_offset,
         d.revision DESC
     LIMIT 1

@@ -22,6 +22,7 @@ from feature_repo.snapshot_store import SnapshotStore
 from feature_repo.state import STATE_BYTES, States
 from pipelines.history import data_folder
 from pipelines.requests import Cursor, audit, connected
+from streaming import placement
 from streaming.ledger import Ledger
 
 SEEDED = "seed_states"  # in the audit log
@@ -94,7 +95,12 @@ def _sha256(path: Path) -> str:
 
 
 def write_states(settings: Settings, ids: pa.Array, states: States) -> int:
-    """Write sealed records under the keys the stream reads, in bulk; returns how many."""
+    """Write sealed records under the keys the stream reads, in bulk; returns how many.
+
+    Raises PlacementDiffers, GrowthUnfinished, DependencyDown.
+    """
+    with closing(Ledger(settings.postgres_dsn, settings.topic)) as ledger:
+        placement.require(settings, ledger)
     partitions = partitions_of(ids, settings.partitions, murmur2=settings.murmur2)
     names = ids.to_pylist()
     client = redis.Redis.from_url(settings.redis_url)

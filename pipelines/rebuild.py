@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from feature_repo import verdicts
 from feature_repo.errors import DependencyDown
-from feature_repo.merchants import LOOKBACK, Arrivals, snapshot_of
+from feature_repo.merchants import LOOKBACK, MAX_DELAY, Arrivals, snapshot_of
 from feature_repo.settings import Settings
 from pipelines import labels, merchants, online, requests
 from pipelines.history import data_folder
@@ -39,11 +39,13 @@ COUNT = """INSERT INTO merchant_days (day, merchant, payments, first_arrival)
     WHERE ingested_at >= %s AND ingested_at < %s AND outcome <> 'duplicate' AND revision = 1
     GROUP BY merchant ON CONFLICT DO NOTHING"""
 COUNTED = "SELECT merchant, day, payments FROM merchant_days WHERE day >= %s AND day < %s"
-# Every label of a payment somebody spoke of lately: an older one may have begun the verdict.
+# Every label of a payment somebody spoke of lately: an older one may have begun the verdict. Of a payment that arrived
+# so long before that its reports do not count nothing is asked, so the partitions of those days stay untouched.
 CLAIMED = """SELECT labels.transaction_id, is_fraud, label_time, source, received_at, merchant, ingested_at
     FROM labels CROSS JOIN LATERAL (
         SELECT merchant, ingested_at FROM decisions
         WHERE decisions.transaction_id = labels.transaction_id AND outcome <> 'duplicate' AND revision = 1
+            AND ingested_at >= %s AND ingested_at < %s
         ORDER BY ingested_at LIMIT 1) payment
     WHERE label_time < %s AND transaction_id IN (
         SELECT transaction_id FROM labels WHERE label_time >= %s AND label_time < %s)"""
@@ -130,8 +132,9 @@ def _add_payments(connection: Connection, arrivals: Arrivals, first: date, until
 
 def _add_claims(connection: Connection, arrivals: Arrivals, first: date, until: date) -> None:
     """About payments of the stream; those about a history's are in its labels.parquet."""
+    oldest = midnight(first - timedelta(days=MAX_DELAY))
     with connection, connection.cursor() as cursor:
-        cursor.execute(CLAIMED, (midnight(until), midnight(first), midnight(until)))
+        cursor.execute(CLAIMED, (oldest, midnight(until), midnight(until), midnight(first), midnight(until)))
         found = cursor.fetchall()
     columns = list(zip(*found, strict=True)) or [()] * 7
     told = [pa.array(column, field.type) for column, field in zip(columns, verdicts.LABELS, strict=False)]

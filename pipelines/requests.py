@@ -16,6 +16,7 @@ import psycopg2.extensions
 from psycopg2.extras import Json, RealDictCursor
 
 from feature_repo.errors import StoreUnavailable, VigilError
+from feature_repo.postgres import LIVENESS
 from feature_repo.settings import Settings
 
 Connection = psycopg2.extensions.connection
@@ -86,7 +87,7 @@ def connected(settings: Settings) -> Iterator[Connection]:
     """A connection of the writer. Raises StoreUnavailable, also where it breaks while it is used."""
     try:
         connection = psycopg2.connect(
-            settings.postgres_dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="vigil-lifecycle"
+            settings.postgres_dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="vigil-lifecycle", **LIVENESS
         )
         try:
             yield connection
@@ -95,6 +96,13 @@ def connected(settings: Settings) -> Iterator[Connection]:
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         host = psycopg2.extensions.parse_dsn(settings.postgres_dsn).get("host", "localhost")
         raise StoreUnavailable("PostgreSQL", str(host), str(error).strip()) from error
+
+
+def rows(settings: Settings, statement: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """What one statement gives, in a transaction and over a connection of its own. Raises StoreUnavailable."""
+    with connected(settings) as connection, connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
+        cursor.execute(statement, values)
+        return [dict(row) for row in cursor.fetchall()]
 
 
 def audit(

@@ -97,6 +97,11 @@ def decisions(settings: Settings) -> int:
         return int(row[0]) if row else 0
 
 
+def decided(settings: Settings) -> int:
+    """Records with an outcome as the ledger counted them."""
+    return sum(decided_until(settings).values())
+
+
 def documents(settings: Settings) -> int:
     """Documents in Elasticsearch, those not yet refreshed included."""
     client = Elasticsearch(settings.elasticsearch_url, request_timeout=ANSWER_S)

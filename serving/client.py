@@ -183,7 +183,10 @@ def _remaining(deadline: float) -> float:
 
 
 def error_of(status: int, body: bytes | bytearray) -> VigilError | None:
-    """The error class a problem+json answer stands for; None where the body is no problem of ours."""
+    """The error class a problem+json answer stands for.
+
+    None where the body is no problem of ours, or the service failed without saying at what: it is as good as away.
+    """
     try:
         problem = json.loads(body)
         code, detail = str(problem["code"]), str(problem["detail"])
@@ -191,6 +194,8 @@ def error_of(status: int, body: bytes | bytearray) -> VigilError | None:
         if kind is not None:
             return kind(**{name: problem[name] for name in kind.evidence})
     except (ValueError, TypeError, KeyError):
+        return None
+    if status >= 500:
         return None
     error = VigilError(detail)
     error.code, error.status = code, status

@@ -41,7 +41,7 @@ class StateReader(Protocol):
     def read(self, user_id: str, user_hash: np.uint64) -> States:
         """The user's state: one checked record that is the caller's to change; fresh for a new user.
 
-        May block; raises StoreUnavailable, StateCorrupt.
+        May block; raises StoreUnavailable, StateCorrupt, PlacementDiffers, GrowthUnfinished.
         """
 
 
@@ -70,11 +70,7 @@ class Detector:
         self._merchants = merchants
         self._recorder = recorder
         self._clock = clock
-        self._options = ParseOptions(
-            currency=settings.currency,
-            pan_in_ids=settings.pan_in_ids,
-            future_tolerance_us=settings.future_tolerance_s * 1_000_000,
-        )
+        self._options = ParseOptions.of(settings)
 
     def detect(self, payload: bytes, record: bool) -> dict[str, Any]:
         """The decision on one payment as the answer of `POST /detect`.

@@ -48,7 +48,7 @@ application = Application(settings)
 @bentoml.service(
     name="vigil",
     workers=settings.serving_workers,
-    http={"host": settings.bind, "port": urlsplit(settings.serving_url).port or 3000},
+    http={"host": settings.internal_bind, "port": urlsplit(settings.serving_url).port or 3000},
     traffic={"timeout": 30},
     metrics={"enabled": False},  # ours are at /metrics; BentoML's label every path anyone asks for
     logging={"access": {"enabled": False}},  # the stream calls tens of times a second

@@ -22,6 +22,8 @@ from serving.source import MlflowSource, Source
 
 log = logging.getLogger("vigil.serving")
 
+REDIS_TIMEOUT_S = 3.0  # one payment waits for it
+
 
 class Worker:
     """Everything of one process; nothing runs and nothing is opened before `start`."""
@@ -32,7 +34,7 @@ class Worker:
         states: Callable[[Settings], StateReader],
         source: Callable[[Settings], Source] = lambda s: MlflowSource(s.mlflow_url, s.model_name),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        merchants: Callable[[Settings], MerchantReader] = lambda s: SnapshotStore(s.redis_url),
+        merchants: Callable[[Settings], MerchantReader] = lambda s: SnapshotStore(s.redis_url, REDIS_TIMEOUT_S),
     ) -> None:
         self.settings = settings
         self._states = states

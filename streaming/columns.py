@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -85,16 +84,16 @@ def or_else(column: Column, text: bytes) -> Column:
 # ---- text inside JSON ---------------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True)
-def _needs_escape(data: Bytes, starts: Ints, lengths: Ints, out: npt.NDArray[np.bool_]) -> None:
-    for row in range(starts.shape[0]):
-        out[row] = False
-        for at in range(starts[row], starts[row] + lengths[row]):
-            if data[at] < 32 or data[at] == 34 or data[at] == 92:
-                out[row] = True
+@entry
+def _to_escape(data: Bytes) -> bool:
+    """Whether there is a byte that JSON text may not hold as it is: a control character, a quote, a backslash."""
+    found = False
+    for at in range(data.shape[0]):
+        found |= (data[at] < 32) | (data[at] == 34) | (data[at] == 92)
+    return found
 
 
-@numba.njit(cache=True, nogil=True)
+@entry
 def _escape(data: Bytes, starts: Ints, lengths: Ints, out: Bytes, new_starts: Ints, new_lengths: Ints) -> None:
     hexes = b"0123456789abcdef"
     to = 0
@@ -120,9 +119,7 @@ def _escape(data: Bytes, starts: Ints, lengths: Ints, out: Bytes, new_starts: In
 def json_text(column: Column) -> Column:
     """The text of a UTF-8 column as it stands between the quotes of a JSON string."""
     n = len(column)
-    dirty = np.empty(n, np.bool_)
-    _needs_escape(column.data, column.starts, column.lengths, dirty)
-    if not dirty.any():
+    if not _to_escape(column.data):
         return column
     out = np.empty(6 * int(np.maximum(column.lengths, 0).sum()) + 1, np.uint8)
     starts, lengths = np.empty(n, np.int64), np.empty(n, np.int64)
@@ -138,14 +135,13 @@ SLACK = 8  # bytes behind every buffer that is copied eight bytes at a time
 def _compiled_join(stamp: str) -> Callable[..., None]:
     @entry
     def join_rows(
-        data: Bytes, starts: Ints, lengths: Ints, framed: Bytes, literals: Bytes, literal_ends: Ints, order: Ints,
-        out: Bytes, ends: Ints,
+        data: Bytes, starts: Ints, lengths: Ints, framed: Bytes, literals: Bytes, literal_ends: Ints, out: Bytes,
+        ends: Ints,
     ) -> None:  # fmt: skip
         stamp  # noqa: B018 - makes it part of the closure, see compiled.py
         fields = starts.shape[0]
         to = 0
-        for place in range(order.shape[0]):
-            row = order[place]
+        for row in range(starts.shape[1]):
             for field in range(fields + 1):
                 at = literal_ends[field]
                 size = literal_ends[field + 1] - at
@@ -163,7 +159,7 @@ def _compiled_join(stamp: str) -> Callable[..., None]:
                 for byte in range(0, size, 8):
                     store8(out, to + byte, load8(data, at + byte))
                 to += max(size, 0)
-            ends[place] = to
+            ends[row] = to
 
     return join_rows
 
@@ -190,9 +186,9 @@ def join(parts: Sequence[Column | bytes], order: Ints | None = None) -> tuple[By
     buffers = [column.data for column in columns]
     bases = np.concatenate(([0], np.cumsum([buffer.size for buffer in buffers])))
     starts, lengths = np.empty((len(columns), n), np.int64), np.empty((len(columns), n), np.int64)
-    for field, column in enumerate(columns):
-        np.add(column.starts, bases[field], out=starts[field])
-        lengths[field] = column.lengths
+    for field, column in enumerate(columns):  # put in order one by one: a row's at once would miss the cache at each
+        np.add(column.starts if order is None else column.starts[order], bases[field], out=starts[field])
+        lengths[field] = column.lengths if order is None else column.lengths[order]
     framed = np.array([column.framed for column in columns], np.uint8)
     between = b"".join(literals)
     total = int(np.maximum(lengths, 0).sum()) + (len(between) + 4 * int(framed.sum())) * n
@@ -200,6 +196,6 @@ def join(parts: Sequence[Column | bytes], order: Ints | None = None) -> tuple[By
     _join_rows()(
         np.concatenate([*buffers, np.zeros(SLACK, np.uint8)]), starts, lengths, framed,
         np.frombuffer(bytearray(between + bytes(SLACK)), np.uint8), np.cumsum([0, 0, *map(len, literals)])[1:],
-        np.arange(n) if order is None else order, out, ends,
+        out, ends,
     )  # fmt: skip
     return out[:total], ends

@@ -14,4 +14,5 @@ from streaming.warm import warm
 if __name__ == "__main__":
     warm()
     gc.freeze()  # pyspark collects garbage after every task: 0.1 s over everything imported, measured 2026-10
+    gc.disable()  # which is often enough: within one, each thousand messages made would set it off again
     manager()

@@ -21,8 +21,8 @@ OUTCOMES: tuple[str, ...] = ("scored", "unscored", "duplicate")
 SCORED, UNSCORED, DUPLICATE = range(3)
 
 # Why a payment has no score; the position is the code in Decisions.unscored, NOT_UNSCORED where it has one.
-UNSCORED_REASONS: tuple[str, ...] = ("MODEL_DOWN", "FEATURE_SET_MISMATCH", "CURRENCY_UNSUPPORTED")
-MODEL_DOWN, FEATURE_SET_MISMATCH, CURRENCY_UNSUPPORTED = range(3)
+UNSCORED_REASONS: tuple[str, ...] = ("MODEL_DOWN", "FEATURE_SET_MISMATCH", "CURRENCY_UNSUPPORTED", "RULES_ONLY")
+MODEL_DOWN, FEATURE_SET_MISMATCH, CURRENCY_UNSUPPORTED, RULES_ONLY = range(4)
 NOT_UNSCORED = 255
 
 REVISION = 1  # what the stream decides; backfill appends higher ones

@@ -77,12 +77,11 @@ def _text(micros: int) -> str:
 
 def _messages(content: bytes, ends: list[int], key_ends: list[int]) -> list[Message]:
     """Documents that lie one behind the other, and how far from each one's start its id reaches."""
-    messages: list[Message] = []
-    start, head = 0, len(HEAD)
-    for end, key_end in zip(ends, key_ends, strict=True):
-        messages.append({"key": content[start + head : start + key_end], "value": content[start:end]})
-        start = end
-    return messages
+    head, starts = len(HEAD), [0, *ends[:-1]]
+    return [
+        {"key": content[start + head : start + key_end], "value": content[start:end]}
+        for start, end, key_end in zip(starts, ends, key_ends, strict=True)
+    ]
 
 
 def alert_rows(d: Decisions) -> npt.NDArray[np.int64]:

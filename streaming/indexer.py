@@ -18,6 +18,7 @@ from feature_repo.settings import Settings
 from streaming import bulk
 from streaming.indexer_metrics import IndexerMetrics, watching
 from streaming.parking import Parking
+from streaming.reporter import reported
 from streaming.search import BULK_BYTES, Refusal, SearchWriter
 from streaming.watch import KAFKA_TIMEOUT_S, spans
 
@@ -88,9 +89,10 @@ def run(
         with (
             SearchWriter(settings, stop) as search,
             Parking(settings, stop) as parking,
-            watching(settings, TOPIC, group, metrics),
+            reported(settings, "indexer") as reporter,
+            watching(settings, TOPIC, group, metrics, search, reporter),
         ):
-            reported = time.monotonic()
+            told = time.monotonic()
             while not stop.is_set() and not (until_caught_up and _reached(consumer, goal)):
                 batch = _gather(consumer)
                 if batch.positions:
@@ -108,8 +110,8 @@ def run(
                     counts.bulks += 1
                     counts.parked += parked
                     counts.retries = search.retries
-                if time.monotonic() - reported > REPORT_S:
-                    reported = time.monotonic()
+                if time.monotonic() - told > REPORT_S:
+                    told = time.monotonic()
                     log.info("%s", counts)
     finally:
         consumer.close()

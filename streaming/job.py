@@ -13,27 +13,48 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from feature_repo.errors import DependencyDown, SchemaBreak, StateAhead, StateLost, VigilError, WorkerDied
+from confluent_kafka import Consumer
+
+from feature_repo.conditions import Condition
+from feature_repo.errors import (
+    BadConfiguration,
+    DependencyDown,
+    SchemaBreak,
+    StateAhead,
+    StateLost,
+    VigilError,
+    WorkerDied,
+)
 from feature_repo.settings import Settings
 from feature_repo.snapshot_store import SnapshotStore
+from feature_repo.switches import INTAKE, PAUSED, SCORED, SCORING
 from serving.client import ModelClient
+from streaming.amiss import UNPUBLISHED_S, amiss
+from streaming.archive import FOLDER, archive
+from streaming.breaker import Breaker, pause_s
+from streaming.decisions import MODEL_DOWN, RULES_ONLY, UNSCORED_REASONS
 from streaming.ledger import Ledger
 from streaming.metrics import StreamMetrics
+from streaming.pace import Pace
 from streaming.partition import NOBODY
-from streaming.publish import ORIGIN_HEADER, Publisher
+from streaming.placement import require
+from streaming.publish import PLACED_HEADER, Publisher
 from streaming.records import PROCESSING_FAILED
 from streaming.repair import publish_unpublished
-from streaming.scoring import pins
+from streaming.scoring import Pins, pins, probe
 from streaming.spark import spark_session
 from streaming.states import StateStore
 from streaming.task import RESULT_SCHEMA, TaskResult, run_task
+from streaming.watch import spans
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -41,7 +62,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0  # bounds of the pauses of a batch that is held
+PAUSED_POLL_S = 0.5
+MODEL_PAUSES_S = (0.5, 5.0)  # bounds of the pauses between two probes of the model service
+SINK_PAUSES_S = (0.5, 10.0)
+LOOKS_BEHIND = 3
 EARLIEST = -2  # Spark's word for the beginning of a partition
 ARROW_ROWS = 100_000  # a range arrives in one or few pieces
 
@@ -70,33 +95,58 @@ class Batch:
         return f"batch {self.number}: {records} records in {self.seconds:.2f} s, model {versions}, {counts}; {spent}"
 
 
+def wait(seconds: float) -> bool:
+    """Sleeps; nobody is going to end it."""
+    time.sleep(seconds)
+    return False
+
+
+class Interrupted(Exception):
+    """The job was asked to end while it held a batch: nothing of it is begun."""
+
+
 class Job:
-    """The driver's side: where to start, what to pin, and what to do when a range cannot be taken now."""
+    """The driver's side: where to start, what to pin, and what to do when a range cannot be taken now.
+
+    `wait` sleeps for so many seconds and is true once the job is to end.
+    """
 
     def __init__(
         self,
         settings: Settings,
         metrics: StreamMetrics,
         accepted: frozenset[tuple[int, int, int]] = frozenset(),
-        sleep: Callable[[float], None] = time.sleep,
+        wait: Callable[[float], bool] = wait,
     ) -> None:
         self._settings = settings
         self._accepted = accepted
         self._metrics = metrics
-        self._sleep = sleep
+        self._wait = wait
         self._ledger = Ledger(settings.postgres_dsn, settings.topic)
         self._states = StateStore(settings.redis_url)
         self._merchants = SnapshotStore(settings.redis_url)
         self._models = ModelClient(settings.serving_url, settings.model_timeout_s)
-        self._publisher: Publisher | None = None
+        self.model_service = Breaker("model service", self._ask_for_a_score, wait, *MODEL_PAUSES_S)
+        self.sinks = Breaker("publishing to Kafka", self._publish_unpublished, wait, *SINK_PAUSES_S)
+        self.pace = Pace(settings.batch_target_s, settings.max_offsets_per_trigger)
+        self.waits_for: str | None = None  # the server a batch is held for
         self._repair = True
+        self.waited = 0  # pauses so far
+        self._attempts = 0
+        self._looks_behind = 0
+        self._warned = False
         self._partitions_ensured: date | None = None
         self.busy = Lock()  # held while a batch is taken: who stops the query waits for it
         self.stopped_by: VigilError | None = None
+        self.interrupted = False
 
     def starting_offsets(self) -> str:
-        """min(committed, folded) of every partition, for Spark. Raises StateLost and StateAhead."""
-        starts: dict[str, int] = {str(p): EARLIEST for p in range(self._settings.partitions)}
+        """min(committed, folded) of every partition, for Spark, which wants all that Kafka has named.
+
+        Raises PlacementDiffers, GrowthUnfinished, StateLost and StateAhead.
+        """
+        require(self._settings, self._ledger)
+        starts: dict[str, int] = {str(p): EARLIEST for p in range(self._partitions())}
         for partition, committed in self._ledger.positions().items():
             folded = self._states.folded(partition)
             if folded is None and committed:
@@ -106,18 +156,40 @@ class Job:
             starts[str(partition)] = min(committed, folded or 0) or EARLIEST
         return json.dumps({self._settings.topic: starts})
 
+    def _partitions(self) -> int:
+        """Of the topic. Raises BadConfiguration, DependencyDown."""
+        settings = self._settings
+        with closing(Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "vigil-look"})) as consumer:
+            found = len(spans(consumer, settings.topic, settings.kafka_bootstrap))
+        if found < settings.partitions:
+            raise BadConfiguration(f"topic {settings.topic} has {found} partitions, not {settings.partitions}")
+        return found
+
+    def _warn_of(self, partitions: set[int]) -> None:
+        """Of partitions that somebody added to the topic: none of our users lie there."""
+        added = sorted(p for p in partitions if p >= self._settings.partitions)
+        if added and not self._warned:
+            self._warned = True
+            log.warning(
+                "partitions %s of %s were added while users are placed by %d: what comes there is produced again into"
+                " its user's partition; vigil topic grow takes them over",
+                added, self._settings.topic, self._settings.partitions,
+            )  # fmt: skip
+
     def take(self, batch: "DataFrame", number: int) -> None:
-        """Take one micro-batch; holds it, never skips it, while a store does not answer.
+        """Take one micro-batch; holds it, never skips it, while a store does not answer or the stream is paused.
 
         Partitions that were committed meanwhile are recognised by the ledger and change nothing.
         """
         with self.busy:
-            started = time.perf_counter()
+            started, waited = time.perf_counter(), self.waited
             results = self._take(batch, number)
             done = Batch(number, time.perf_counter() - started, tuple(results))
-            self._repair = self._repair or any(not result.published for result in results)
             log.info("%s", done.line())
+            self._warn_of({result.partition for result in results})
             self._metrics.batch(done.seconds)
+            if self.waited == waited:  # what was held tells nothing of what a record costs
+                self.pace.batch(sum(done.outcomes.values()), done.seconds)
 
     def _take(self, batch: "DataFrame", number: int) -> list[TaskResult]:
         try:
@@ -132,22 +204,30 @@ class Job:
 
     def _hold(self, batch: "DataFrame", number: int, failed: Mapping[int, str] = NOBODY) -> list[TaskResult]:
         """Take the batch, again and again while a store does not answer. Raises WorkerDied, and what is fatal."""
-        pause = FIRST_PAUSE_S
-        while True:
-            results = self._attempt(batch, failed)
-            self._metrics.ranges(results, time.time())
-            failures = [result.error() for result in results if result.code]
-            if not failures:
+        for tries in count():
+            try:
+                results = self._attempt(batch, number, failed)
+                self.waits_for = None
                 return results
-            fatal = next((error for error in failures if not isinstance(error, DependencyDown)), None)
-            if fatal is not None:
-                self.stopped_by = fatal
-                raise fatal
-            log.warning("batch %d holds for %.1f s: %s", number, pause, failures[0])
-            self._metrics.hold(next(e.dependency for e in failures if isinstance(e, DependencyDown)))
-            self._sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
-            self._repair = True
+            except DependencyDown as error:
+                pause = pause_s(tries, FIRST_PAUSE_S, LONGEST_PAUSE_S)
+                log.warning("batch %d holds for %.1f s: %s", number, pause, error)
+                self._metrics.hold(error.dependency)
+                self.waits_for = error.dependency
+                self._repair = True
+                self._sleep(pause)
+            except WorkerDied:
+                raise
+            except VigilError as error:
+                self.stopped_by = error
+                raise
+        raise AssertionError("counts for ever")
+
+    def _sleep(self, seconds: float) -> None:
+        self.waited += 1
+        if self._wait(seconds):
+            self.interrupted = True
+            raise Interrupted
 
     def _take_apart(self, batch: "DataFrame", number: int) -> list[TaskResult]:
         """Halve each partition's range until the records that kill their worker stand alone, and give those up.
@@ -192,42 +272,130 @@ class Job:
             results += self._hold(piece, number, given_up)
         return results
 
-    def _attempt(self, batch: "DataFrame", failed: Mapping[int, str]) -> list[TaskResult]:
+    def _attempt(self, batch: "DataFrame", number: int, failed: Mapping[int, str]) -> list[TaskResult]:
+        """Take the batch once. Raises what keeps a range from being done, the fatal before what may pass."""
+        scoring = self._begin(number)
+        today = datetime.now(UTC).date()
+        if self._partitions_ensured != today:
+            self._ledger.ensure_partitions()
+            self._partitions_ensured = today
+        publish = self._repaired()
+        snapshot = self._merchants.current()
+        pinned = self._pins() if scoring == SCORED else Pins(None, silence=RULES_ONLY)
+        task = partial(run_task, self._settings, pinned, self._accepted, snapshot, dict(failed), publish)
         try:
-            today = datetime.now(UTC).date()
-            if self._partitions_ensured != today:
-                self._ledger.ensure_partitions()
-                self._partitions_ensured = today
-            if self._repair:
-                self._publisher = self._publisher or Publisher(self._settings.kafka_bootstrap)
-                publish_unpublished(self._settings, self._ledger, self._publisher)
-                self._repair = False
-            snapshot = self._merchants.current()
-            pinned = pins(self._models)
-        except VigilError as error:
-            return [TaskResult.failed(-1, error)]
-        task = partial(run_task, self._settings, pinned, self._accepted, snapshot, dict(failed))
-        try:
-            return [TaskResult.of(row.asDict()) for row in batch.mapInArrow(task, RESULT_SCHEMA).collect()]
+            results = [TaskResult.of(row.asDict()) for row in batch.mapInArrow(task, RESULT_SCHEMA).collect()]
         except Exception as error:
             if not _of_a_worker(error):
                 raise
             raise WorkerDied(str(error).strip().splitlines()[-1]) from error
+        self._metrics.ranges(results, time.time())
+        self._learn(results, pinned, publish)
+        failures = [result.error() for result in results if result.code]
+        if failures:
+            raise next((error for error in failures if not isinstance(error, DependencyDown)), failures[0])
+        return results
+
+    def _begin(self, number: int) -> str:
+        """Wait while the stream is paused; answers how the switch of scoring stands."""
+        said = False
+        while (standing := self._ledger.switches())[INTAKE] == PAUSED:
+            if not said:
+                log.warning("paused: batch %d waits for `vigil switch resume`", number)
+            said, self.waits_for = True, None
+            self._sleep(PAUSED_POLL_S)
+        return standing[SCORING]
+
+    def _repaired(self) -> bool:
+        """Publish what a crash left behind; answers whether ranges are to be published now."""
+        if self._repair and not self.sinks.open:
+            self._repair = False
+            try:
+                self._publish_unpublished()
+            except DependencyDown as error:
+                if error.dependency != "Kafka":
+                    raise
+                self.sinks.trip(error)
+        return not self.sinks.open
+
+    def _publish_unpublished(self) -> None:
+        """With connections of its own: the breaker's thread calls it too. Raises DependencyDown."""
+        publisher = Publisher(self._settings.kafka_bootstrap, self._settings.publish_timeout_s)
+        with closing(Ledger(self._settings.postgres_dsn, self._settings.topic)) as ledger:
+            publish_unpublished(self._settings, ledger, publisher)
+
+    def _pins(self) -> Pins:
+        self._attempts += 1
+        if not self.model_service.open:
+            try:
+                return pins(self._models, self._attempts)
+            except DependencyDown as error:
+                self.model_service.trip(error)
+        return Pins(None)
+
+    def _ask_for_a_score(self) -> None:
+        with ModelClient(self._settings.serving_url, self._settings.model_timeout_s) as client:
+            probe(client)
+
+    def _learn(self, results: list[TaskResult], pinned: Pins, publish: bool) -> None:
+        """What the ranges tell about the model service and about publishing."""
+        silent = sum((result.unscored or {}).get(UNSCORED_REASONS[MODEL_DOWN], 0) for result in results)
+        if pinned.champion is not None and silent:
+            self.model_service.trip(f"{silent} payments got no score")
+        elif pinned.champion is not None and any((result.outcomes or {}).get("scored") for result in results):
+            self.model_service.proved()
+        if any(not result.published for result in results):
+            if publish:
+                self.sinks.trip("a range was not acknowledged")
+            else:
+                self._repair = True  # decided as the breaker closed, it may have been too late for the probe
+        elif publish:
+            self.sinks.proved()
+
+    # ---- beside the batches
+
+    def amiss(self, unpublished: int, age_s: float) -> list[Condition]:
+        """What keeps the stream from its whole work; `unpublished` ranges are not on Kafka, the oldest for `age_s`."""
+        return list(
+            amiss(
+                waits_for=self.waits_for,
+                model_down=self.model_service.open,
+                sinks_down=self.sinks.open,
+                unpublished=unpublished,
+                age_s=age_s,
+            )
+        )
+
+    def look_after(self, unpublished: int, age_s: float) -> None:
+        """Publish ranges that were left behind look after look, and no batch that saw to them.
+
+        A single look may find one that a backfill has in hand.
+        """
+        self._looks_behind = self._looks_behind + 1 if unpublished and age_s > UNPUBLISHED_S else 0
+        if self._looks_behind >= LOOKS_BEHIND:
+            self.sinks.trip(f"{unpublished} ranges are left behind")
 
 
 def _of_a_worker(error: Exception) -> bool:
-    """Whether Spark tells of a Python worker that died or raised, not of Kafka or of itself."""
-    return any(sign in str(error) for sign in ("Python worker exited", "Python worker failed", "Traceback (most"))
+    """Whether Spark tells of a Python worker or an executor that died or raised, not of Kafka or of itself."""
+    signs = ("Python worker exited", "Python worker failed", "Traceback (most", "ExecutorLostFailure")
+    return any(sign in str(error) for sign in signs)
 
 
 def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession":
-    """A Spark session for the stream: Arrow in large pieces, no speculation, nothing beyond loopback."""
-    os.environ["PYSPARK_PYTHON"] = sys.executable  # the only way Spark takes it outside spark-submit
+    """A Spark session for the stream: Arrow in large pieces, no speculation, nothing beyond `bind`.
+
+    Executors of a cluster get our code as an archive. Their Python is PYSPARK_PYTHON, with what requirements.lock
+    names; by default they have it where the driver has it. Settings reach them inside the tasks, never as arguments.
+    """
+    # It would log a stack trace of what a batch raises; whoever ends the stream tells it, once and clearly.
+    logging.getLogger("py4j.clientserver").setLevel(logging.CRITICAL)
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # the only way Spark takes it outside spark-submit
     options = {
         "spark.driver.memory": "1g",
-        # On two cores the optimising compiler was the busiest thread for the first minutes (20 µs a record,
-        # measured 2026-11), for code that takes a tenth of the road; so was concurrent marking of a small heap.
-        "spark.driver.extraJavaOptions": "-XX:+UseParallelGC -XX:TieredStopAtLevel=1",
+        # Concurrent marking of a small heap was busier than the work. The optimising compiler costs some 20 µs a record
+        # in the first minutes and saves 2 of 8 from the second million records on (measured 2026-11-27).
+        "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
         "spark.ui.port": settings.spark_ui_port,
         "spark.ui.retainedJobs": 100,
         "spark.ui.retainedStages": 100,
@@ -242,12 +410,17 @@ def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession"
         "spark.speculation": "false",
         "spark.task.maxFailures": 1,
     }
-    return spark_session(settings, jars, master, "stream", settings.home / "spark", options)
+    folder = settings.home / "spark"
+    if not master.startswith("local"):
+        options["spark.archives"] = f"{archive(folder)}#{FOLDER}"
+        options["spark.executorEnv.PYTHONPATH"] = FOLDER
+    return spark_session(settings, jars, master, "stream", folder, options)
 
 
 def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_up: bool) -> "StreamingQuery":
     """Begin reading. With `until_caught_up` the query ends at the offsets the topic has now."""
     checkpoint = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=_scratch(settings)))
+    placed = f"named_struct('key', '{PLACED_HEADER}', 'value', CAST('{settings.partitions}' AS BINARY))"
     source = (
         spark.readStream.format("kafka")
         .option("kafka.bootstrap.servers", settings.kafka_bootstrap)
@@ -261,14 +434,12 @@ def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_u
         .option("kafka.receive.buffer.bytes", 1 << 20)
         .option("subscribe", settings.topic)
         .option("startingOffsets", job.starting_offsets())
-        .option("maxOffsetsPerTrigger", settings.max_offsets_per_trigger)
+        .option("maxOffsetsPerTrigger", job.pace.cap)
         .option("includeHeaders", "true")
         .option("failOnDataLoss", "true")
         .load()
         # value binary, partition int, offset bigint, timestamp timestamp, moved boolean (null without headers)
-        .selectExpr(
-            "value", "partition", "offset", "timestamp", f"array_contains(headers.key, '{ORIGIN_HEADER}') AS moved"
-        )
+        .selectExpr("value", "partition", "offset", "timestamp", f"array_contains(headers, {placed}) AS moved")
     )
     writer = source.writeStream.foreachBatch(job.take).option("checkpointLocation", str(checkpoint))
     return (writer.trigger(availableNow=True) if until_caught_up else writer).start()

@@ -8,34 +8,33 @@ an attempt that lost the partition changes nothing.
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
 import psycopg2
+import psycopg2.errors
 import psycopg2.extensions
 
 from feature_repo.errors import DependencyDown, LedgerMoved, RowRefused
 from feature_repo.features import NAMES
-from streaming.decisions import DUPLICATE, OUTCOMES, SCORED, UNSCORED, Range
-from streaming.records import PROCESSING_FAILED
+from feature_repo.postgres import LIVENESS
+from feature_repo.switches import CURRENT
+from streaming.decisions import DUPLICATE, OUTCOMES, SCORED, UNSCORED, Range, row_id
+from streaming.records import ID_CONFLICT
 from streaming.rows import DEAD_LETTER_COLUMNS, DECISION_COLUMNS
 
+# What PostgreSQL says when it is away, or for now takes no writes (a standby, after a failover).
+AWAY = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.ReadOnlySqlTransaction)
 COPY_CHUNK_BYTES = 1 << 18
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 60_000
-# A server that vanished without a word is noticed within half a minute, whether we wait or send.
-LIVENESS: dict[str, Any] = {
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
-}
 
 CLAIM = """
     INSERT INTO ledger AS l (kafka_topic, kafka_partition, committed_until, attempt, claimed_at)
     VALUES (%s, %s, 0, %s, now())
     ON CONFLICT (kafka_topic, kafka_partition)
         DO UPDATE SET attempt = excluded.attempt, claimed_at = excluded.claimed_at
-    RETURNING committed_until
+    RETURNING committed_until, committed_at IS NULL
 """
 MOVE = """
     UPDATE ledger SET committed_until = %s, committed_at = now()
@@ -47,9 +46,14 @@ RANGE = """
         dead_letters, committed_at)
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp())
 """
-FAILED = """
+BURIED = """
     SELECT kafka_offset FROM dead_letters
-    WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s AND code = %s
+    WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s AND code <> %s
+"""
+DECIDED = """
+    SELECT EXISTS (SELECT 1 FROM decisions WHERE id >= %s AND id < %s AND kafka_topic = %s)
+        OR EXISTS (SELECT 1 FROM dead_letters
+            WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s)
 """
 PUBLISHED = """
     UPDATE ledger_ranges SET published_at = now()
@@ -59,6 +63,13 @@ WAITING = """
     SELECT count(*), greatest(coalesce(extract(epoch FROM clock_timestamp() - min(committed_at)), 0), 0)
     FROM ledger_ranges WHERE kafka_topic = %s AND published_at IS NULL
 """
+
+
+class Claim(NamedTuple):
+    """`untouched`: nothing was ever committed here, nor were states moved here, so there are none to be missed."""
+
+    committed: int
+    untouched: bool
 
 
 class Ledger:
@@ -82,7 +93,7 @@ class Ledger:
                 if not durable:
                     cursor.execute("SET LOCAL synchronous_commit = off")
                 yield cursor
-        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        except AWAY as error:
             self.close()
             raise DependencyDown("PostgreSQL", _address(self._dsn), str(error).strip()) from error
 
@@ -108,6 +119,12 @@ class Ledger:
             cursor.execute("SELECT kafka_partition, committed_until FROM ledger WHERE kafka_topic = %s", (self._topic,))
             return dict(cursor.fetchall())
 
+    def switches(self) -> dict[str, str]:
+        """How each switch stands, by name."""
+        with self.transaction() as cursor:
+            cursor.execute(CURRENT)
+            return {name: state for name, state, *_ in cursor.fetchall()}
+
     def unpublished(self) -> tuple[int, float]:
         """How many ranges are decided and not yet on Kafka, and for how many seconds the oldest of them."""
         with self.transaction() as cursor:
@@ -115,19 +132,26 @@ class Ledger:
             ((ranges, age_s),) = cursor.fetchall()
             return int(ranges), float(age_s)
 
-    def claim(self, partition: int, attempt: str) -> int:
-        """Make the partition ours until another attempt claims it; returns `committed_until`."""
+    def claim(self, partition: int, attempt: str) -> Claim:
+        """Make the partition ours until another attempt claims it."""
         with self.transaction() as cursor:
             cursor.execute(CLAIM, (self._topic, partition, attempt))
             row = cursor.fetchone()
             assert row is not None  # an upsert always returns its row
-            return int(row[0])
+            return Claim(*row)
 
-    def failed(self, partition: int, first: int, until: int) -> list[int]:
-        """Offsets given up as PROCESSING_FAILED: they were never folded and never will be."""
+    def buried(self, partition: int, first: int, until: int) -> list[int]:
+        """What `buried` says, in a transaction of its own."""
         with self.transaction() as cursor:
-            cursor.execute(FAILED, (self._topic, partition, first, until, PROCESSING_FAILED))
-            return [offset for (offset,) in cursor.fetchall()]
+            return buried(cursor, self._topic, partition, first, until)
+
+    def decided(self, partition: int, first: int, until: int) -> bool:
+        """Whether any of these offsets has an outcome: one that no record lies at has none."""
+        low, high = row_id(partition, np.array([first, until]), 0).tolist()
+        with self.transaction() as cursor:
+            cursor.execute(DECIDED, (low, high, self._topic, self._topic, partition, first, until))
+            ((found,),) = cursor.fetchall()
+            return bool(found)
 
     def commit(self, done: Range, committed: int, decisions: bytes, dead_letters: bytes) -> None:
         """Write a range and move the ledger from `committed` to its end, all or nothing.
@@ -172,6 +196,12 @@ class Ledger:
         """Create the day partitions of `decisions` from yesterday to the day after tomorrow."""
         with self.transaction() as cursor:
             cursor.execute("SELECT ensure_decision_partitions((now() AT TIME ZONE 'UTC')::date - 1, 4)")
+
+
+def buried(cursor: psycopg2.extensions.cursor, topic: str, partition: int, first: int, until: int) -> list[int]:
+    """Offsets that no state holds, then or ever after: of all dead letters but conflicts, which were folded."""
+    cursor.execute(BURIED, (topic, partition, first, until, ID_CONFLICT))
+    return [offset for (offset,) in cursor.fetchall()]
 
 
 def _copy(cursor: psycopg2.extensions.cursor, decisions: bytes, dead_letters: bytes) -> None:

@@ -5,17 +5,23 @@ Counters hold what this process saw done, from its start on; what is true of all
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
 from feature_repo.settings import Settings
+from feature_repo.switches import INTAKE, PAUSED, RULES_ONLY, SCORING
 from streaming.decisions import OUTCOMES, UNSCORED_REASONS
 from streaming.ledger import Ledger
 from streaming.records import REKEYED
+from streaming.reporter import Reporter
 from streaming.states import StateStore
 from streaming.task import TaskResult
 from streaming.watch import spans, watched
+
+if TYPE_CHECKING:
+    from streaming.job import Job
 
 SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -53,6 +59,9 @@ class StreamMetrics:
         self.state_keys = gauge("state_keys", "keys of the online store: a user's state each, and few others")
         self.state_bytes = gauge("state_bytes", "memory of the online store")
         self.state_limit = gauge("state_limit_bytes", "memory at which the online store refuses to grow")
+        self.breaker_open = gauge("breaker_open", "1 while work goes on without what is named", "dependency")
+        self.paused = gauge("paused", "1 while an operator keeps batches from beginning")
+        self.rules_only = gauge("rules_only", "1 while an operator has payments decided without a score")
         self.looked = gauge("looked_timestamp_seconds", "when lag, publishing and states were last looked at")
         for outcome in OUTCOMES:
             self._outcomes.labels(outcome)
@@ -95,17 +104,25 @@ class StreamMetrics:
 
 
 @contextmanager
-def watching(settings: Settings, metrics: StreamMetrics) -> Iterator[None]:
-    """For as long as the block lasts, `metrics` tell lag, what is unpublished and how large the states are."""
+def watching(settings: Settings, metrics: StreamMetrics, job: "Job", reporter: Reporter) -> Iterator[None]:
+    """For as long as the block lasts, `metrics` tell lag, what is unpublished, how large the states are and how the
+    switches stand; `reporter` tells what keeps the job from its whole work."""
     ledger, states = Ledger(settings.postgres_dsn, settings.topic), StateStore(settings.redis_url)
 
     def look(consumer: Consumer) -> None:
-        decided = ledger.positions()  # first: what arrives meanwhile is lag, never less than none
-        for partition, span in spans(consumer, settings.topic, settings.kafka_bootstrap).items():
-            metrics.lag.labels(partition).set(span.after(decided.get(partition, 0)))
+        for breaker in (job.model_service, job.sinks):
+            metrics.breaker_open.labels(breaker.name).set(breaker.open)
+        standing = ledger.switches()
+        metrics.paused.set(standing[INTAKE] == PAUSED)
+        metrics.rules_only.set(standing[SCORING] == RULES_ONLY)
         waiting, age_s = ledger.unpublished()
         metrics.unpublished.set(waiting)
         metrics.unpublished_age.set(age_s)
+        job.look_after(waiting, age_s)
+        reporter.say(job.amiss(waiting, age_s))
+        decided = ledger.positions()  # first: what arrives meanwhile is lag, never less than none
+        for partition, span in spans(consumer, settings.topic, settings.kafka_bootstrap).items():
+            metrics.lag.labels(partition).set(span.after(decided.get(partition, 0)))
         size = states.size()
         metrics.state_keys.set(size.keys)
         metrics.state_bytes.set(size.bytes)

@@ -1,13 +1,13 @@
 """Numbers and times as columns of bytes: decimal text for JSON, binary forms for PostgreSQL."""
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from feature_repo.compiled import entry, part
 from streaming.columns import NULL, Bytes, Column, Ints, fixed
 
 
-@numba.njit(inline="always")
+@part
 def _digits(line: Bytes, at: int, value: int, width: int) -> int:
     """`value` in decimal, zero-padded to at least `width` digits; returns the position after it."""
     size = 1
@@ -28,7 +28,7 @@ def _scaled(values: npt.NDArray[np.float64], places: int) -> Ints:
     return whole.astype(np.int64) * 10**places + np.round((values - whole) * 10**places).astype(np.int64)
 
 
-@numba.njit(cache=True, nogil=True)
+@entry
 def _decimals(scaled: Ints, decimals: int, out: npt.NDArray[np.uint8], lengths: Ints) -> None:
     unit = np.int64(10) ** decimals
     for row in range(scaled.shape[0]):
@@ -55,7 +55,7 @@ def decimals(values: npt.NDArray[np.floating], places: int, present: npt.NDArray
     return Column(out.reshape(-1), np.arange(n, dtype=np.int64) * 24, lengths)
 
 
-@numba.njit(cache=True, nogil=True)
+@entry
 def _integers(values: Ints, out: npt.NDArray[np.uint8], lengths: Ints) -> None:
     for row in range(values.shape[0]):
         lengths[row] = _digits(out[row], 0, values[row], 1)
@@ -69,7 +69,7 @@ def integers(values: npt.NDArray[np.integer]) -> Column:
     return Column(out.reshape(-1), np.arange(n, dtype=np.int64) * 20, lengths)
 
 
-@numba.njit(cache=True, nogil=True)
+@entry
 def _timestamps(micros: Ints, out: npt.NDArray[np.uint8]) -> None:
     for row in range(micros.shape[0]):
         day = micros[row] // 86_400_000_000
@@ -105,7 +105,7 @@ def timestamps(micros: Ints) -> Column:
     return fixed(out)
 
 
-@numba.njit(cache=True, nogil=True)
+@entry
 def _numerics(scaled: Ints, out: npt.NDArray[np.uint8], lengths: Ints) -> None:
     for row in range(scaled.shape[0]):
         line = out[row]

@@ -10,12 +10,14 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2.extras import execute_values
 
+from feature_repo.postgres import LIVENESS
 from feature_repo.settings import Settings
 from streaming.search import Refusal
 
 log = logging.getLogger(__name__)
 
 PAUSE_S = 2.0
+STATEMENT_TIMEOUT_MS = 30_000
 REASON_CHARACTERS = 1_000
 
 PARK = """
@@ -67,7 +69,13 @@ class Parking:
 
     def _write(self, rows: list[tuple[str, int, str, str]]) -> None:
         if self._connection is None:
-            self._connection = psycopg2.connect(self._dsn, connect_timeout=5, application_name="vigil-indexer")
+            self._connection = psycopg2.connect(
+                self._dsn,
+                connect_timeout=5,
+                application_name="vigil-indexer",
+                options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
+                **LIVENESS,
+            )
         with self._connection, self._connection.cursor() as cursor:
             execute_values(cursor, PARK, rows)
 

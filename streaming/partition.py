@@ -19,10 +19,18 @@ import pyarrow as pa
 import pyarrow.compute
 
 from feature_repo import kernel
-from feature_repo.errors import DependencyDown, RowRefused, SchemaBreak, StateAhead, StateCorrupt, StateLost
+from feature_repo.errors import (
+    DependencyDown,
+    RowRefused,
+    SchemaBreak,
+    StateAhead,
+    StateBehind,
+    StateCorrupt,
+    StateLost,
+)
 from feature_repo.features import WIDTH
 from feature_repo.hashing import Events, events_of, partitions_of
-from feature_repo.parser import parse
+from feature_repo.parser import ParseOptions, parse
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot, lookup_in
 from serving.client import LoadedModel
@@ -42,10 +50,10 @@ from streaming.decisions import (
 )
 from streaming.documents import alert_rows, decision_messages
 from streaming.ledger import Ledger
-from streaming.publish import Publisher, parse_options, publish_range
+from streaming.publish import Publisher, publish_range
 from streaming.records import EXPECTED_CODES, Records
 from streaming.rows import dead_letter_copy, decision_copy
-from streaming.scoring import Pin, Pins, Scores
+from streaming.scoring import Pin, Pins, Scores, without
 from streaming.states import StateStore
 from streaming.steps import Stopwatch
 
@@ -116,7 +124,7 @@ class Road:
         self._scorer = scorer
         self._challenger = challenger
         self._clock = clock
-        self._options = parse_options(settings)
+        self._options = ParseOptions.of(settings)
 
     def take(
         self,
@@ -125,6 +133,8 @@ class Road:
         accepted: frozenset[tuple[int, int, int]],
         merchants: Snapshot | None,
         failed: Mapping[int, str] = NOBODY,
+        *,
+        publish: bool = True,
     ) -> Taken:
         """Decide one range, exactly once.
 
@@ -132,13 +142,13 @@ class Road:
         `accepted` are ranges (partition, first, last offset) whose dead letters an operator accepted;
         `merchants` is the batch's snapshot, None where none was ever made. `failed` are offsets that cannot be
         processed, each with the reason: they become dead letters PROCESSING_FAILED and no part of any state,
-        as do those whose rows PostgreSQL refuses.
+        as do those whose rows PostgreSQL refuses. Without `publish` step 9 is left to the repair.
         Raises LedgerMoved or Fenced when another job has the partition, SchemaBreak, StateLost, StateAhead,
-        StateCorrupt, and DependencyDown from a store: the same range may then simply be taken again.
+        StateBehind, StateCorrupt, and DependencyDown from a store: the same range may then simply be taken again.
         """
         while True:
             try:
-                return self._take(records, pins, accepted, merchants, failed)
+                return self._take(records, pins, accepted, merchants, failed, publish)
             except _Refused as refused:
                 failed = {**failed, **refused.offsets}
 
@@ -149,13 +159,14 @@ class Road:
         accepted: frozenset[tuple[int, int, int]],
         merchants: Snapshot | None,
         failed: Mapping[int, str],
+        publish: bool,
     ) -> Taken:
         attempt = str(uuid4())
         watch = Stopwatch()
         placed = self._parse(records, failed)
         watch.lap("parse")
-        committed = self._ledger.claim(records.partition, attempt)
-        folded_until = self._folded_until(records.partition, attempt, committed)
+        committed, untouched = self._ledger.claim(records.partition, attempt)
+        folded_until = self._folded_until(records, attempt, committed, untouched)
         watch.lap("claim")
         self._refuse_schema_break(records, placed, committed, accepted)
         placed = placed.after(self._to_fold(records.partition, records.offsets[placed.rows], folded_until, committed))
@@ -165,7 +176,7 @@ class Road:
         if (folded.flags[fresh] & kernel.FOLDED).any():
             self._states.confirm(records.partition, attempt)  # a rival that took over meanwhile has folded them
             raise StateCorrupt(f"partition {records.partition}: a user state is ahead of folded_until")
-        positions, scores = self._score(placed, folded, fresh, pins.champion)
+        positions, scores = self._score(placed, folded, fresh, pins)
         watch.lap("score")
         shadow = self._shadow(folded.features[positions], scores, pins.challenger) if pins.challenger else None
         watch.lap("shadow")
@@ -190,7 +201,7 @@ class Road:
         if records.until > folded_until:
             self._states.save(records.partition, attempt, folded.users, folded.states, records.until)
         watch.lap("save")
-        published = self._publish(done, decisions, letters)
+        published = self._publish(done, decisions, letters, publish)
         watch.lap("publish")
         return _taken(done, watch.seconds, published, records.ingested, decisions, letters)
 
@@ -211,21 +222,25 @@ class Road:
 
     # ---- 2 claim
 
-    def _folded_until(self, partition: int, attempt: str, committed: int) -> int:
-        folded = self._states.claim(partition, attempt, untouched=committed == 0)
+    def _folded_until(self, records: Records, attempt: str, committed: int, untouched: bool) -> int:
+        partition, first = records.partition, int(records.offsets[0])
+        folded = self._states.claim(partition, attempt, untouched=untouched)
         if folded is None:
             raise StateLost(partition, committed)
         if folded > committed:
             raise StateAhead(partition, folded, committed)
+        missing = min(first, committed)
+        if folded < missing and self._ledger.decided(partition, folded, missing):
+            raise StateBehind(partition, folded, first)
         return folded
 
     def _to_fold(
         self, partition: int, offsets: npt.NDArray[np.int64], folded_until: int, committed: int
     ) -> npt.NDArray[np.bool_]:
-        """Which payments the states lack; what was given up as PROCESSING_FAILED stays out of them for good."""
+        """Which payments the states lack; what was buried stays out of them, whatever the parser says of it today."""
         keep = offsets >= folded_until
         if folded_until < committed:
-            keep &= ~np.isin(offsets, self._ledger.failed(partition, folded_until, committed))
+            keep &= ~np.isin(offsets, self._ledger.buried(partition, folded_until, committed))
         return keep
 
     def _refuse_schema_break(
@@ -272,12 +287,14 @@ class Road:
     # ---- 5 score
 
     def _score(
-        self, placed: Placed, folded: Folded, fresh: npt.NDArray[np.bool_], pin: Pin | None
+        self, placed: Placed, folded: Folded, fresh: npt.NDArray[np.bool_], pins: Pins
     ) -> tuple[npt.NDArray[np.int64], Scores]:
         """Positions in `placed` of the payments that get a score, and their scores."""
         seen = folded.flags & (kernel.DUPLICATE | kernel.CONFLICT) != 0
         positions = np.flatnonzero(fresh & folded.ours & ~seen)
-        return positions, self._scorer(folded.features[positions], pin)
+        if pins.champion is None:
+            return positions, without(len(positions), pins.silence)
+        return positions, self._scorer(folded.features[positions], pins.champion)
 
     def _shadow(self, features: npt.NDArray[np.float32], scores: Scores, challenger: LoadedModel) -> Shadow | None:
         """What the challenger says of the same payments. Where the champion fell silent nobody else is asked."""
@@ -399,10 +416,10 @@ class Road:
 
     # ---- 9 publish
 
-    def _publish(self, done: Range, d: Decisions, letters: list[DeadLetter]) -> bool:
-        """Put the range on Kafka and note it; False where Kafka did not take it (repaired later)."""
-        if not done.records:
-            return True
+    def _publish(self, done: Range, d: Decisions, letters: list[DeadLetter], publish: bool) -> bool:
+        """Put the range on Kafka and note it; False where that was not to be or not possible (repaired later)."""
+        if not done.records or not publish:
+            return not done.records
         try:
             messages = decision_messages(d)
             alerts = [messages[row] for row in alert_rows(d)]

@@ -173,4 +173,4 @@ def dead_letter_copy(topic: str, partition: int, processed: int, letters: list[D
 
 
 def _file(body: Bytes) -> bytes:
-    return HEADER + body.tobytes() + TRAILER
+    return b"".join((HEADER, body.data, TRAILER))

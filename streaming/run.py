@@ -2,17 +2,21 @@
 
 import logging
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event
 
 import redis
+from py4j.protocol import Py4JError
 
-from feature_repo.errors import BadConfiguration, DependencyDown
+from feature_repo.errors import BadConfiguration, DependencyDown, StreamStopped, VigilError
 from feature_repo.exposition import served
 from feature_repo.settings import Settings
 from streaming.job import Job, session, start
 from streaming.lock import only_one
 from streaming.metrics import StreamMetrics, watching
+from streaming.reporter import reported
+from streaming.states import StateStore
 from streaming.warm import warm
 
 log = logging.getLogger(__name__)
@@ -31,31 +35,51 @@ def run(
 ) -> None:
     """Run the job until `stop` is set or, with `until_caught_up`, it has read what the topic holds now.
 
-    Stops between batches. Raises what stopped it otherwise: LedgerMoved, Fenced, StateLost, StateAhead,
-    SchemaBreak, DependencyDown at the start, AlreadyRunning.
+    Stops between batches, at once where one is held. Raises what stopped it otherwise: LedgerMoved, Fenced,
+    StateLost, StateAhead, StateBehind, SchemaBreak, StreamStopped, DependencyDown at the start, AlreadyRunning.
     """
-    with only_one(settings, "stream"), served(settings.bind, settings.stream_metrics_port) as registry:
+    with (
+        only_one(settings, "stream"),
+        served(settings.internal_bind, settings.stream_metrics_port) as registry,
+        reported(settings, "stream") as reporter,
+    ):
         check_redis(settings)
         metrics = StreamMetrics(registry)
-        job = Job(settings, metrics, accepted)
+        job = Job(settings, metrics, accepted, stop.wait)
         job.starting_offsets()  # refuse before anything that takes seconds: `vigil state rebuild` waits for the lock
+        with closing(StateStore(settings.redis_url)) as states:
+            states.mark_placement(range(settings.partitions), settings.placement)
         warm()
         spark = session(settings, jars, master)
         try:
             query = start(spark, job, settings, until_caught_up=until_caught_up)
-            with watching(settings, metrics):
+            with watching(settings, metrics, job, reporter):
                 while query.isActive:
                     if stop.is_set():
                         with job.busy:
                             query.stop()
+                    elif not until_caught_up and job.pace.changed(time.monotonic()):
+                        log.info(
+                            "batches of up to %d records from now on: a + b * n is %s", job.pace.cap, job.pace.cost()
+                        )
+                        with job.busy:
+                            query.stop()
+                        query = start(spark, job, settings, until_caught_up=False)
                     time.sleep(POLL_S)
-            if job.stopped_by:
-                raise job.stopped_by
-            failure = query.exception()
-            if failure:
-                raise failure
+            raise_why(job.stopped_by, None if job.interrupted else query.exception())
+        except (Py4JError, ConnectionError) as error:
+            raise StreamStopped(f"its JVM does not answer ({type(error).__name__})") from error
         finally:
-            spark.stop()
+            with suppress(Py4JError, ConnectionError):
+                spark.stop()
+
+
+def raise_why(ours: VigilError | None, sparks: Exception | None) -> None:
+    """What ended the query, as one error of ours; nothing where it was asked to end."""
+    if ours is not None:
+        raise ours
+    if sparks is not None:
+        raise StreamStopped(str(sparks).strip().split("\n")[0]) from sparks
 
 
 def check_redis(settings: Settings) -> None:

@@ -1,13 +1,14 @@
 """Step 5: scores from the model service, under one pinned version for the whole range.
 
-The champion is asked patiently: without its score a payment is not decided. The challenger is asked once, after
-it, and is never worth a delay.
+The champion is asked patiently, once per batch: a service that stays silent for one deadline is not asked again under
+the same pins, and the payments go without a score. The challenger is asked once, after it, and is never worth a delay.
 """
 
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +23,12 @@ from feature_repo.errors import (
 from feature_repo.features import feature_set_id, positions
 from serving.client import LoadedModel, ModelClient
 from serving.wire import SCORED as SCORED_RECORD
+from streaming.breaker import pause_s
 from streaming.decisions import FEATURE_SET_MISMATCH, MODEL_DOWN, NOT_UNSCORED, Shadow
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # calls per chunk before its payments go unscored
-FIRST_PAUSE_S = 0.2  # doubled after each failed call
+FIRST_PAUSE_S = 0.1  # at most, between the first two calls for a chunk; doubled after each failed call
 REPINS = 5  # the alias moving faster than this is a fault of its own: the range goes unscored
 CHALLENGER_PAUSE_S = 30.0  # how long a challenger that did not answer in time is left alone
 
@@ -40,9 +41,10 @@ class Pin:
     feature_set_id: str
     columns: tuple[int, ...]  # positions in features.NAMES
     threshold: float  # score at or above which a payment is an anomaly
+    number: int = 0  # of the attempt at a batch it was made for
 
     @classmethod
-    def of(cls, model: LoadedModel) -> "Pin":
+    def of(cls, model: LoadedModel, number: int = 0) -> "Pin":
         """Raises FeatureSetMismatch where the running kernel cannot compute what the model consumes."""
         try:
             columns = tuple(positions(model.columns))
@@ -51,18 +53,19 @@ class Pin:
         ours = feature_set_id(model.columns)
         if ours != model.feature_set_id:
             raise FeatureSetMismatch(model.feature_set_id, ours)
-        return cls(model.version, model.feature_set_id, columns, model.threshold)
+        return cls(model.version, model.feature_set_id, columns, model.threshold, number)
 
 
 @dataclass(frozen=True)
 class Pins:
-    """The versions a batch is scored with; None for one that is not to be had.
+    """The versions a batch is scored with; None for one that is not to be had, `silence` says why the champion is not.
 
     What is wrong with the challenger shows when it is asked, so nobody has looked at it yet.
     """
 
     champion: Pin | None
     challenger: LoadedModel | None = None
+    silence: int = MODEL_DOWN  # position in UNSCORED_REASONS
 
 
 @dataclass(frozen=True)
@@ -74,46 +77,75 @@ class Scores:
     pin: Pin | None
 
 
-def pins(client: ModelClient) -> Pins:
-    """The versions to pin now: none while the service has none or does not answer.
+def pins(client: ModelClient, number: int = 0) -> Pins:
+    """The versions to pin now: none while the service has none.
 
-    Raises FeatureSetMismatch where this build cannot compute what the champion consumes.
+    Raises DependencyDown, and FeatureSetMismatch where this build cannot compute what the champion consumes.
     """
     try:
         models = client.models()
-        champion = Pin.of(models.get(models.champion))
-    except (DependencyDown, ModelLoading, ModelVersionMismatch) as error:
+        champion = Pin.of(models.get(models.champion), number)
+    except (ModelLoading, ModelVersionMismatch) as error:
         log.warning("no champion to pin: %s", error)
         return Pins(None)
     challenger = next((model for model in models.loaded if model.version == models.challenger), None)
     return Pins(champion, challenger)
 
 
-class Scorer:
-    """Scores ranges through one client. `sleep` is passed in so that tests need not wait."""
+def probe(client: ModelClient) -> None:
+    """Asks for the score of one row, as a batch would for many. Raises what keeps it from having one."""
+    models = client.models()
+    model = models.get(models.champion)
+    client.score(np.zeros((1, len(model.columns)), np.float32), model.version, model.feature_set_id)
 
-    def __init__(self, client: ModelClient, chunk_rows: int, sleep: Callable[[float], None] = time.sleep) -> None:
+
+class Scorer:
+    """Scores ranges through one client. `sleep` and `clock` (seconds) are passed in so that tests need not wait."""
+
+    def __init__(
+        self,
+        client: ModelClient,
+        chunk_rows: int,
+        within_s: float,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
         self._chunk_rows = chunk_rows
+        self._within_s = within_s  # for one chunk, all calls and pauses together
         self._sleep = sleep
+        self._clock = clock
+        self._silent: Pin | None = None  # what the service was last asked for in vain
 
     def __call__(self, features: npt.NDArray[np.float32], pin: Pin | None) -> Scores:
         """Score float32[n, WIDTH]. One version for all n: a version that went away starts the range again.
 
         Never raises for a model that is away: those payments carry the reason they have no score.
         """
+        if pin is None or pin == self._silent:
+            return without(len(features), MODEL_DOWN)
+        scores = self._newest(features, pin)
+        if (scores.unscored == MODEL_DOWN).any():
+            self._silent = pin
+        return scores
+
+    def _newest(self, features: npt.NDArray[np.float32], pin: Pin | None) -> Scores:
         for _ in range(REPINS):
             if pin is None:
-                return _without(len(features), MODEL_DOWN)
+                break
             try:
                 return self._under(features, pin)
             except ModelVersionMismatch as error:
                 log.info("version %s is no longer loaded (%s), pinning anew", pin.version, error)
-                pin = pins(self._client).champion
             except FeatureSetMismatch as error:
                 log.error("the model cannot be fed: %s", error)
-                return _without(len(features), FEATURE_SET_MISMATCH)
-        return _without(len(features), MODEL_DOWN)
+                return without(len(features), FEATURE_SET_MISMATCH)
+            try:
+                pin = pins(self._client).champion
+            except DependencyDown as error:
+                log.warning("model service: %s", error)
+                break
+        return without(len(features), MODEL_DOWN)
 
     def _under(self, features: npt.NDArray[np.float32], pin: Pin) -> Scores:
         scores = Scores(
@@ -133,14 +165,17 @@ class Scorer:
         return scores
 
     def _patiently(self, columns: npt.NDArray[np.float32], pin: Pin) -> npt.NDArray[np.void] | None:
-        for attempt in range(ATTEMPTS):
+        deadline = self._clock() + self._within_s
+        for tries in count():
             try:
-                return self._client.score(columns, pin.version, pin.feature_set_id)
+                return self._client.score(columns, pin.version, pin.feature_set_id, deadline - self._clock())
             except (DependencyDown, ModelLoading) as error:
-                log.warning("model service: %s", error)
-                if attempt + 1 < ATTEMPTS:
-                    self._sleep(FIRST_PAUSE_S * 2**attempt)
-        return None
+                pause = pause_s(tries, FIRST_PAUSE_S, self._within_s)
+                if self._clock() + pause >= deadline:
+                    log.warning("model service: %s", error)
+                    return None
+                self._sleep(pause)
+        raise AssertionError("counts for ever")
 
 
 class Challenger:
@@ -190,7 +225,8 @@ class Challenger:
         return scores
 
 
-def _without(n: int, reason: int) -> Scores:
+def without(n: int, reason: int) -> Scores:
+    """No score for any of n payments, and why."""
     records = np.zeros(n, SCORED_RECORD)
     records["reasons"] = 255
     return Scores(records, np.full(n, reason, np.uint8), None)

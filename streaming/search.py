@@ -1,7 +1,6 @@
 """Writes documents to Elasticsearch in bulks, until each is in or refused for good."""
 
 import logging
-import random
 import re
 import threading
 import time
@@ -16,12 +15,13 @@ from elasticsearch.serializer import CompatibilityModeJsonSerializer, Compatibil
 
 from feature_repo.settings import Settings
 from streaming import bulk
+from streaming.breaker import pause_s
 
 log = logging.getLogger(__name__)
 
 BULK_BYTES = 8 << 20  # 5 to 15 MB is where Elasticsearch's own guide finds the best rate
 REQUEST_TIMEOUT_S = 60.0
-PAUSE_S = (0.2, 10.0)  # first and longest pause between two tries
+PAUSE_S = (0.5, 10.0)  # bounds of the first and the longest pause between two tries
 ANSWER = "errors,items.index.status,items.index.error.type,items.index.error.reason"
 CONFLICT = 409  # this revision or a newer one is there already
 TOO_LARGE = 413
@@ -78,6 +78,7 @@ class SearchWriter:
         )
         self._stop = stop
         self.retries = 0
+        self.waits_since: float | None = None  # of time.monotonic(), while a write is refused for now
 
     def __enter__(self) -> Self:
         return self
@@ -102,10 +103,12 @@ class SearchWriter:
             tries = 0 if len(answer.again) < len(pending) else tries + 1
             pending = answer.again
             self.retries += 1
+            self.waits_since = away_since
             if tries % 10 == 1:
                 log.warning("%d documents wait for Elasticsearch: %s", len(pending), answer.cause)
-            if self._stop.wait(_pause_s(tries)):
+            if self._stop.wait(pause_s(tries, *PAUSE_S)):
                 return None
+        self.waits_since = None
         if tries:
             log.info("Elasticsearch took them after %.0f s", time.monotonic() - away_since)
         return refused
@@ -162,9 +165,3 @@ def _kind(body: Any) -> str:
 def _without_values(reason: str) -> str:
     """Up to where it quotes the document: a value may be something nobody should read here."""
     return re.split(r"'|Preview of|The prefix of", reason, maxsplit=1)[0].strip()
-
-
-def _pause_s(tries: int) -> float:
-    """Doubles with each try; random, so that several indexers do not come back at once."""
-    shortest, longest = PAUSE_S
-    return min(longest, shortest * 2**tries) * random.uniform(0.5, 1.0)

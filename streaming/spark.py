@@ -18,8 +18,8 @@ def spark_session(
 
     common: dict[str, Any] = {
         "spark.jars": ",".join(str(jar) for jar in jars),
-        "spark.driver.host": settings.bind,
-        "spark.driver.bindAddress": settings.bind,
+        "spark.driver.host": settings.internal_bind,
+        "spark.driver.bindAddress": settings.internal_bind,
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": settings.partitions,  # a checkpoint keeps the number it began with
@@ -31,7 +31,9 @@ def spark_session(
         "spark.local.dir": str(folder / "local"),
         "spark.log.level": "WARN",
     }
-    os.environ["SPARK_LOCAL_IP"] = settings.bind  # the only way to say outside spark-submit where its page listens
+    os.environ["SPARK_LOCAL_IP"] = (
+        settings.internal_bind
+    )  # the only way to say outside spark-submit where its page listens
     builder = SparkSession.builder.master(master).appName(f"vigil-{name}")
     for option, value in (common | options).items():
         builder = builder.config(option, str(value))

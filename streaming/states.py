@@ -3,7 +3,7 @@
 All keys of a partition share one hash tag, so that the transaction of `save` also holds in Redis Cluster.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, cast
 
@@ -14,7 +14,16 @@ from redis.client import Pipeline
 
 from feature_repo import layouts, state
 from feature_repo.errors import DependencyDown, Fenced
-from feature_repo.keys import fence_key, folded_key, state_key, state_keys, state_owner, states_pattern
+from feature_repo.keys import (
+    check_placement,
+    fence_key,
+    folded_key,
+    placement_key,
+    state_key,
+    state_keys,
+    state_owner,
+    states_pattern,
+)
 from feature_repo.state import STATE_BYTES, States
 
 KEYS_PER_COMMAND = 5_000  # 10 MB of records: a single larger command would block other clients too long
@@ -39,8 +48,8 @@ class StateStore:
     def claim(self, partition: int, attempt: str, *, untouched: bool) -> int | None:
         """Raise our fence over the partition; returns `folded_until`, None where Redis has lost it.
 
-        Where nothing of the partition was ever committed (`untouched`) it is written as 0 first: a crash
-        between the very first commit and its save then looks like any other.
+        Where the partition never held a state (`untouched`) it is written as 0 first: a crash between the very
+        first commit and its save then looks like any other.
         """
         try:
             pipe = self._redis.pipeline(transaction=True)
@@ -106,12 +115,39 @@ class StateStore:
         with self._fenced(partition, attempt) as pipe:
             pipe.set(folded_key(partition), folded_until)
 
-    def raw(self, partition: int, user: str) -> bytes | None:
-        """One record as it is stored, None where there is none."""
+    def move(self, source: int, target: int, attempt: str, users: list[str], values: list[bytes]) -> None:
+        """Put records of one partition into another; the attempt has claimed both. Raises Fenced.
+
+        Cut off between the two steps they lie in both: moving them again ends it.
+        """
+        with self._fenced(target, attempt) as pipe:
+            pipe.mset(dict(zip(state_keys(users, target), values, strict=True)))
+        self.drop(source, attempt, users)
+
+    def drop(self, partition: int, attempt: str, users: list[str]) -> None:
+        """Delete records of a partition the attempt has claimed. Raises Fenced."""
+        with self._fenced(partition, attempt) as pipe:
+            pipe.unlink(*state_keys(users, partition))
+
+    def mark_placement(self, partitions: Iterable[int], placement: str) -> None:
+        """Note beside the states how their users were placed, for readers whose settings may be others."""
         try:
-            return cast(bytes | None, self._redis.get(state_key(user, partition)))
+            pipe = self._redis.pipeline(transaction=False)
+            for partition in partitions:
+                pipe.set(placement_key(partition), placement)
+            pipe.execute()
         except redis.RedisError as error:
             raise self._down(error) from error
+
+    def raw(self, partition: int, user: str, placement: str) -> bytes | None:
+        """One record as it is stored, None where there is none. Raises PlacementDiffers, GrowthUnfinished."""
+        try:
+            keys = [placement_key(partition), state_key(user, partition)]
+            noted, record = cast(list[bytes | None], self._redis.mget(keys))
+        except redis.RedisError as error:
+            raise self._down(error) from error
+        check_placement(noted, placement)
+        return record
 
     def records(self) -> Iterator[tuple[int, list[str], list[bytes]]]:
         """Every record there is all the while, as it is when it is read: partition, users and raw records.

@@ -1,7 +1,8 @@
-"""The clock of the nine steps, and the crash points of the tests of what must hold when a process dies there.
+"""The clock of the nine steps, and where tests halt a process to see what must hold when it dies there, or sleeps.
 
-VIGIL_CRASH_AT=STEP:FILE kills the process, by SIGKILL, that is through with STEP and manages to remove FILE: each
-such file is one death. The steps are those that the road names to its stopwatch.
+With VIGIL_HALT_AT=FOLDER the process that is through with a step and can rename FOLDER/STEP to FOLDER/STEP.PID stops
+(SIGSTOP): each such file halts one process. Whoever put it there kills that process, or lets it go on later. The steps
+are those that the road names to its stopwatch.
 """
 
 import os
@@ -9,7 +10,7 @@ import signal
 import time
 from pathlib import Path
 
-CRASH_AT = "VIGIL_CRASH_AT"
+HALT_AT = "VIGIL_HALT_AT"
 
 
 class Stopwatch:
@@ -23,15 +24,15 @@ class Stopwatch:
         now = time.perf_counter()
         self.seconds[step] = self.seconds.get(step, 0.0) + now - self._last
         self._last = now
-        _crash_after(step)
+        _halt_after(step)
 
 
-def _crash_after(step: str) -> None:
-    at, _, token = os.environ.get(CRASH_AT, "").partition(":")
-    if at != step:
+def _halt_after(step: str) -> None:
+    folder = os.environ.get(HALT_AT)
+    if not folder:
         return
     try:
-        Path(token).unlink()
+        (Path(folder) / step).rename(Path(folder) / f"{step}.{os.getpid()}")
     except OSError:
         return
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGSTOP)

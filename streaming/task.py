@@ -127,8 +127,8 @@ def _road(settings: Settings) -> Road:
         settings,
         Ledger(settings.postgres_dsn, settings.topic),
         StateStore(settings.redis_url),
-        Publisher(settings.kafka_bootstrap),
-        Scorer(models, settings.score_chunk_rows),
+        Publisher(settings.kafka_bootstrap, settings.publish_timeout_s),
+        Scorer(models, settings.score_chunk_rows, settings.model_timeout_s),
         Challenger(models, settings.score_chunk_rows, settings.model_timeout_s),
     )
 
@@ -145,6 +145,7 @@ def run_task(
     accepted: frozenset[tuple[int, int, int]],
     snapshot_id: str | None,
     failed: Mapping[int, str],
+    publish: bool,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Take the range of one Kafka partition that Spark gave this task; answers one row, or none for no records."""
@@ -154,7 +155,8 @@ def run_task(
     records = _records(pa.Table.from_batches(pieces))
     try:
         merchants = _snapshots(settings.redis_url).load(snapshot_id)
-        result = TaskResult.done(_road(settings).take(records, pins, accepted, merchants, failed))
+        taken = _road(settings).take(records, pins, accepted, merchants, failed, publish=publish)
+        result = TaskResult.done(taken)
     except VigilError as error:
         result = TaskResult.failed(records.partition, error)
     yield result.to_arrow()

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from feature_repo.errors import DependencyDown
+from feature_repo.postgres import LIVENESS
 
 STATEMENT_TIMEOUT_MS = 60_000
 
@@ -76,6 +77,7 @@ class WindowStore:
                     connect_timeout=5,
                     application_name="vigil-windows",
                     options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC",
+                    **LIVENESS,
                 )
             with self._connection, self._connection.cursor() as cursor:
                 if incoming is not None:

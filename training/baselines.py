@@ -21,7 +21,6 @@ FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-ENOUGH_ROWS = 1_000_000
 ISOLATION_TREES = 100  # Liu et al.: path lengths have converged well before
 RIDGE = 1e-6  # on the diagonal of the correlation matrix
 TINY = 1e-9  # keeps the shares of a row that is exactly ordinary from being 0 / 0
@@ -125,17 +124,11 @@ class Rule(Baseline):
         return flat, graph.add("Add", zeros, graph.constant(1.0))
 
 
-def _enough(x: FloatArray) -> FloatArray:
-    """Every row, or of a very large table as many as tell the same: its copies would fill the memory."""
-    return x[:: max(1, len(x) // ENOUGH_ROWS)]
-
-
 def isolation_forest(x: FloatArray, recipe: Recipe) -> Isolation:
     """Fit to rows [n, width] believed ordinary."""
     from sklearn.ensemble import IsolationForest  # a second to import
     from sklearn.ensemble._iforest import _average_path_length
 
-    x = _enough(x)
     kept = varying(x)
     forest = IsolationForest(n_estimators=ISOLATION_TREES, random_state=recipe.seed).fit(x[:, kept])
     trees = Ensemble(tuple(of_isolation(forest, _average_path_length)), len(kept))
@@ -145,7 +138,6 @@ def isolation_forest(x: FloatArray, recipe: Recipe) -> Isolation:
 
 def mahalanobis(x: FloatArray) -> Distance:
     """Fit to rows [n, width] believed ordinary."""
-    x = _enough(x)
     kept = varying(x)
     wide = x[:, kept].astype(np.float64)
     center, deviation = wide.mean(axis=0), wide.std(axis=0)

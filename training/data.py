@@ -7,7 +7,7 @@ calibration or the report.
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -33,6 +33,7 @@ Reports = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # delay and a
 NO_REPORTS: Reports = (np.empty(0), np.empty(0))
 MICROSECONDS = 1_000_000
 DAY_US = 86_400 * MICROSECONDS
+PART_ROWS = 65_536
 
 _US = pa.timestamp("us", tz="UTC")
 _HISTORY = ["transaction_id", "user_id", "amount", "event_time", "arrival_time", "is_fraud", "label_time"]
@@ -77,6 +78,11 @@ class TrainingSet:
         ids = {name: getattr(self, name).take(pa.array(chosen)) for name in ("transaction_id", "user_id")}
         return replace(self, **{name: getattr(self, name)[chosen] for name in names}, **ids)
 
+    def parts(self, rows: npt.NDArray[np.int64]) -> Iterator[FloatArray]:
+        """The vectors of these rows, PART_ROWS at a time: a copy of all of them is gigabytes."""
+        for start in range(0, len(rows), PART_ROWS):
+            yield self.x[rows[start : start + PART_ROWS]]
+
     def without(self, names: Sequence[str]) -> "TrainingSet":
         """The same rows with fewer columns. Raises BadConfiguration for a column there is none of."""
         if not names:
@@ -91,7 +97,8 @@ class TrainingSet:
         """Of everything training reads: ids, times, features and labels in their order."""
         digest = hashlib.sha256("\n".join(self.columns).encode())
         for ids in (self.transaction_id, self.user_id):
-            digest.update("\n".join(ids.to_pylist()).encode())
+            for start in range(0, len(ids), PART_ROWS):
+                digest.update(("\n" * (start > 0) + "\n".join(ids[start : start + PART_ROWS].to_pylist())).encode())
         for values in (self.x, self.event_time, self.amount, self.label, self.label_known):
             digest.update(np.ascontiguousarray(values).data)
         return digest.hexdigest()
@@ -106,15 +113,19 @@ class Truth:
     def of(self, transaction_id: pa.StringArray) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Mechanism and reason of each payment, empty texts for genuine ones."""
         place = pc.index_in(transaction_id, value_set=self.table["transaction_id"].combine_chunks())
-        columns = [self.table[name].take(place).fill_null("") for name in ("mechanism", "reason")]
-        mechanism, reason = (np.asarray(column.to_pylist(), dtype=str) for column in columns)
+        at = place.fill_null(len(self.table)).to_numpy()
+        mechanism, reason = (
+            np.array([*self.table[name].to_pylist(), ""], dtype=object)[at] for name in ("mechanism", "reason")
+        )
         return mechanism, reason
 
     def true_reasons(self, transaction_id: pa.StringArray) -> BoolArray:
         """[n, REASONS]: which codes are true of each payment; none of a genuine one."""
         place = pc.index_in(transaction_id, value_set=self.table["transaction_id"].combine_chunks())
-        told = self.table["reasons"].take(place).to_pylist()
-        return np.array([[code in (codes or ()) for code in REASONS] for codes in told], bool)
+        told = [*self.table["reasons"].to_pylist(), ()]
+        matrix = np.array([[code in codes for code in REASONS] for codes in told], bool)
+        rows: BoolArray = matrix[place.fill_null(len(self.table)).to_numpy()]
+        return rows
 
 
 def load_truth(settings: Settings, name: str) -> Truth | None:

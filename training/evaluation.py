@@ -4,6 +4,7 @@ Judge by average precision and card precision, not by AUC: at half a percent of 
 bulk of ordinary payments that nobody would ever look at.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -77,18 +78,19 @@ def with_intervals(
 
 
 def slices(
-    score: FloatArray, fraud: BoolArray, alerts: BoolArray, groups: npt.NDArray[Any]
+    score: FloatArray, fraud: BoolArray, alerts: BoolArray, groups: Mapping[str, BoolArray]
 ) -> dict[str, dict[str, float]]:
-    """Counts, average precision and recall within each group of payments; `groups` [n] are names."""
+    """Counts, average precision and recall within each group that has a payment; `groups` are masks [n] by name."""
     result = {}
-    for name in np.unique(groups):
-        rows = groups == name
+    for name, rows in groups.items():
+        if not rows.any():
+            continue
         found: dict[str, float] = {"rows": float(rows.sum()), "frauds": float(fraud[rows].sum())}
         found["alert_share"] = float(alerts[rows].mean())
         if fraud[rows].any() and not fraud[rows].all():
             found["average_precision"] = average_precision(score[rows], fraud[rows])
             found["recall_at_budget"] = float(alerts[rows & fraud].mean())
-        result[str(name)] = found
+        result[name] = found
     return result
 
 
@@ -175,7 +177,8 @@ def curves(score: FloatArray, fraud: BoolArray) -> dict[str, list[float]]:
 
 
 def reason_hits(
-    scored: npt.NDArray[np.void],
+    score: FloatArray,
+    reasons: npt.NDArray[np.uint8],
     mechanism: npt.NDArray[Any],
     reason: npt.NDArray[Any],
     leave_out: frozenset[str],
@@ -183,19 +186,20 @@ def reason_hits(
 ) -> dict[str, Any]:
     """How often the first, and one of the first three, reasons are true.
 
-    Over true fraud in the top 1 % of `scored`, overall and per mechanism with enough cases; `mechanism`
-    and `reason`, the one to read first, are texts, empty for ordinary payments; mechanisms in `leave_out` do
-    not count. `true` [n, REASONS] are all codes that are true of a payment: then `first` and `first_three`
-    count any of them, and `main` and `main_three` that one alone.
+    Over true fraud in the top 1 % of scores, overall and per mechanism with enough cases. `reasons` are codes
+    [n, MAX_REASONS], NO_REASON behind the last; `mechanism` and `reason`, the one to read first, are texts, empty
+    for ordinary payments; mechanisms in `leave_out` do not count. `true` [n, REASONS] are all codes that are true
+    of a payment: then `first` and `first_three` count any of them, and `main` and `main_three` that one alone.
     """
     names = np.array([str(code) for code in REASONS] + [""] * (NO_REASON + 1 - len(REASONS)))
-    judged = np.flatnonzero(top(scored["score"], TOP_SHARE) & (mechanism != "") & ~np.isin(mechanism, list(leave_out)))
-    given = scored["reasons"][judged]
+    judged = np.flatnonzero(top(score, TOP_SHARE) & (mechanism != "") & ~np.isin(mechanism, list(leave_out)))
+    given = reasons[judged]
     main = names[given] == reason[judged][:, None]
     right = {"first": main[:, 0], "first_three": main[:, :3].any(axis=1)}
     if true is not None:
-        told = np.column_stack([true, np.zeros((len(true), NO_REASON + 1 - len(REASONS)), bool)])
-        any_true = np.take_along_axis(told[judged], given.astype(np.intp), axis=1)
+        told = np.zeros((len(judged), NO_REASON + 1), bool)
+        told[:, : len(REASONS)] = true[judged]
+        any_true = np.take_along_axis(told, given.astype(np.intp), axis=1)
         right |= {"main": right["first"], "main_three": right["first_three"]}
         right |= {"first": any_true[:, 0], "first_three": any_true[:, :3].any(axis=1)}
 

@@ -3,14 +3,15 @@
 Calibration, threshold and report all read these: a network flatters the rows it has seen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from feature_repo.errors import BadConfiguration
+from serving.scorer import with_reasons
 from training.data import TrainingSet
-from training.models import BASELINES, FITS, Model, fit
+from training.models import BASELINES, Model, fit
 from training.recipes import Recipe
 
 FloatArray = npt.NDArray[np.float32]
@@ -31,7 +32,7 @@ class HeldOut:
 
     rows: npt.NDArray[np.int64]
     raw: FloatArray
-    contributions: FloatArray  # [n, columns]
+    reasons: npt.NDArray[np.uint8]  # [n, MAX_REASONS], as serving would give them
     baselines: dict[str, FloatArray]
 
 
@@ -54,17 +55,21 @@ def split_days(data: TrainingSet, recipe: Recipe) -> list[npt.NDArray[np.int64]]
 
 def fit_folds(data: TrainingSet, recipe: Recipe) -> list[Fold]:
     """One model per fold, fitted to the rows of the other days."""
-    return [Fold(held, fit(_others(data, held), recipe)) for held in split_days(data, recipe)]
+    return [Fold(held, fit(data, recipe, _others(data, held))) for held in split_days(data, recipe)]
 
 
 def score_folds(data: TrainingSet, folds: list[Fold], recipe: Recipe) -> HeldOut:
     """Held-out scores of the models and, where the recipe asks, of the baselines."""
     rows = np.concatenate([fold.rows for fold in folds])
     order = np.argsort(rows, kind="stable")
-    raw = np.concatenate([fold.model.score(data.x[fold.rows]) for fold in folds])
-    shares = np.concatenate([fold.model.contributions(data.x[fold.rows]) for fold in folds])
+    scored = np.concatenate([_scored(fold.model, x, data.columns) for fold in folds for x in data.parts(fold.rows)])
+    raw, reasons = scored["score"][order], scored["reasons"][order]
     baselines = _baselines(data, folds, recipe) if recipe.baselines else {}
-    return HeldOut(rows[order], raw[order], shares[order], {name: s[order] for name, s in baselines.items()})
+    return HeldOut(rows[order], raw, reasons, {name: s[order] for name, s in baselines.items()})
+
+
+def _scored(model: Model, x: FloatArray, columns: tuple[str, ...]) -> npt.NDArray[np.void]:
+    return with_reasons(model.score(x), model.contributions(x), x, columns)
 
 
 def _baselines(data: TrainingSet, folds: list[Fold], recipe: Recipe) -> dict[str, FloatArray]:
@@ -72,14 +77,15 @@ def _baselines(data: TrainingSet, folds: list[Fold], recipe: Recipe) -> dict[str
     scores: dict[str, list[FloatArray]] = {name: [] for name in BASELINES}
     for fold in folds:
         others = _others(data, fold.rows)
-        if not others.label.any():
+        if not data.label[others].any():
             scores.pop("rule", None)
         for name in scores:
-            scores[name].append(FITS[name](others, recipe).score(data.x[fold.rows]))
+            model = fit(data, replace(recipe, kind=name), others)
+            scores[name] += [model.score(x) for x in data.parts(fold.rows)]
     return {name: np.concatenate(parts) for name, parts in scores.items()}
 
 
-def _others(data: TrainingSet, held: npt.NDArray[np.int64]) -> TrainingSet:
+def _others(data: TrainingSet, held: npt.NDArray[np.int64]) -> BoolArray:
     seen = np.ones(len(data), bool)
     seen[held] = False
-    return data.take(seen)
+    return seen

@@ -18,6 +18,8 @@ from training.recipes import Recipe
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
+ENOUGH_ROWS = 1_000_000  # for a baseline: its copies of more would fill the memory
+
 
 class Model(Protocol):
     """A fitted model over tables of `width` columns, of which it looks at those `kept`."""
@@ -50,20 +52,43 @@ class Model(Protocol):
         ...
 
 
-def _autoencoder(data: TrainingSet, recipe: Recipe) -> Model:
-    return detector.fit_autoencoder(data.x[~data.label], recipe, known=data.x[data.label])
+def _autoencoder(data: TrainingSet, rows: BoolArray, recipe: Recipe) -> Model:
+    return detector.fit_autoencoder(data.x[rows & ~data.label], recipe, known=data.x[rows & data.label])
 
 
-FITS: dict[str, Callable[[TrainingSet, Recipe], Model]] = {
+def _boosted(data: TrainingSet, rows: BoolArray, recipe: Recipe) -> Model:
+    return boosted.fit(data.x[rows], data.label[rows], data.too_young[rows], recipe)
+
+
+def _isolation_forest(data: TrainingSet, rows: BoolArray, recipe: Recipe) -> Model:
+    return baselines.isolation_forest(data.x[_enough(rows & ~data.label)], recipe)
+
+
+def _mahalanobis(data: TrainingSet, rows: BoolArray, _: Recipe) -> Model:
+    return baselines.mahalanobis(data.x[_enough(rows & ~data.label)])
+
+
+def _rule(data: TrainingSet, rows: BoolArray, _: Recipe) -> Model:
+    chosen = _enough(rows)
+    return baselines.rule(data.x[chosen], data.label[chosen])
+
+
+def _enough(rows: BoolArray) -> npt.NDArray[np.int64]:
+    """Positions of the rows, or of a very large table's as many as tell what is simple the same."""
+    found = np.flatnonzero(rows)
+    return found[:: max(1, len(found) // ENOUGH_ROWS)]
+
+
+FITS: dict[str, Callable[[TrainingSet, BoolArray, Recipe], Model]] = {
     "autoencoder": _autoencoder,
-    "boosted": lambda data, recipe: boosted.fit(data.x, data.label, data.too_young, recipe),
-    "isolation_forest": lambda data, recipe: baselines.isolation_forest(data.x[~data.label], recipe),
-    "mahalanobis": lambda data, recipe: baselines.mahalanobis(data.x[~data.label]),
-    "rule": lambda data, recipe: baselines.rule(data.x, data.label),
+    "boosted": _boosted,
+    "isolation_forest": _isolation_forest,
+    "mahalanobis": _mahalanobis,
+    "rule": _rule,
 }
 BASELINES = ("isolation_forest", "mahalanobis", "rule")  # what a model must beat to be worth its place
 
 
-def fit(data: TrainingSet, recipe: Recipe) -> Model:
-    """Fit the recipe's kind of model. Raises BadConfiguration where the rows do not allow it."""
-    return FITS[recipe.kind](data, recipe)
+def fit(data: TrainingSet, recipe: Recipe, rows: BoolArray | None = None) -> Model:
+    """Fit the recipe's kind of model, to `rows` alone if given. Raises BadConfiguration where they do not allow it."""
+    return FITS[recipe.kind](data, np.ones(len(data), bool) if rows is None else rows, recipe)

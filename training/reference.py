@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from feature_repo.features import REASONS
 from serving.reference import MOVING, Histogram, Reference
-from serving.scorer import with_reasons
 from training.data import TrainingSet
 from training.heldout import HeldOut
 
@@ -21,14 +20,13 @@ REASONS_FROM = 0.5  # score of one ordinary payment in a hundred
 
 def reference(data: TrainingSet, held: HeldOut, scores: FloatArray, kept: tuple[int, ...]) -> Reference:
     """Of a fitted version. `scores` [held] are the anomaly scores of the held-out payments, `kept` its columns."""
-    rows = data.take(held.rows)
-    reasons = with_reasons(scores, held.contributions, rows.x, rows.columns)["reasons"][:, 0]
+    day = data.day[held.rows]
     high = scores >= REASONS_FROM
     codes = Histogram(tuple(map(float, range(len(REASONS)))), (0,) * (len(REASONS) + 1))
     return Reference(
-        score=_described(scores, rows.day),
+        score=_described(scores, day),
         features={data.columns[place]: _described(data.x[:, place], data.day) for place in kept},
-        reasons=_filled(codes, reasons[high], rows.day[high]),
+        reasons=_filled(codes, held.reasons[high, 0], day[high]),
         reasons_from=REASONS_FROM,
         quantiles={
             data.columns[place]: _quantiles(data.x[:, place]) for place in kept if data.columns[place] in MOVING
@@ -48,7 +46,8 @@ def _described(values: FloatArray, day: npt.NDArray[np.int64]) -> Histogram:
 
 
 def _filled(bins: Histogram, values: npt.NDArray[Any], day: npt.NDArray[np.int64]) -> Histogram:
-    """`bins` with the counts of `values` [n], and what is usual between the days they are of."""
+    """`bins` with the counts of `values` [n], and what is usual between the days they are of; `day` ascends."""
     whole = replace(bins, counts=tuple(map(int, bins.count(values))))
-    daily = [whole.excess(whole.count(values[day == one])) for one in np.unique(day)]
+    days = np.split(values, np.flatnonzero(np.diff(day)) + 1)
+    daily = [whole.excess(whole.count(one)) for one in days if len(one)]
     return replace(whole, usual=max([0.0, *daily]))

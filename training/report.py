@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.scorer import with_reasons
 from training import evaluation
 from training.calibration import Calibration
 from training.data import TrainingSet, Truth
@@ -99,22 +98,23 @@ def _slices(
     return found
 
 
-def _banded(values: npt.NDArray[Any], edges: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Names of the bands that `edges` cut, numbered from the lowest: a name sorts as its band does."""
+def _banded(values: npt.NDArray[Any], edges: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which values lie in each of the bands that `edges` cut, by names numbered from the lowest."""
     shown = [f"{edge:,.0f}" for edge in edges]
     names = [f"1: under {shown[0]}"]
     names += [f"{place}: {low} to {high}" for place, (low, high) in enumerate(pairwise(shown), start=2)]
     names.append(f"{len(edges) + 1}: {shown[-1]} or more")
-    return np.array(names)[np.searchsorted(edges, values, side="right")]
+    band = np.searchsorted(edges, values, side="right")
+    return {name: band == place for place, name in enumerate(names)}
 
 
 def _reasons(rows: TrainingSet, held: HeldOut, scores: FloatArray, truth: Truth | None) -> dict[str, Any]:
     """Hit rates where the truth is known; else they are skipped, and the report says so."""
     if truth is None:
         return {"skipped": "the true mechanism of these payments is not known"}
-    scored = with_reasons(scores, held.contributions, rows.x, rows.columns)
     mechanism, reason = truth.of(rows.transaction_id)
-    return evaluation.reason_hits(scored, mechanism, reason, UNDETECTABLE, truth.true_reasons(rows.transaction_id))
+    true = truth.true_reasons(rows.transaction_id)
+    return evaluation.reason_hits(scores, held.reasons, mechanism, reason, UNDETECTABLE, true)
 
 
 def _calibration_curve(ordinary_scores: FloatArray) -> dict[str, Any]:

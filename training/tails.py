@@ -19,7 +19,6 @@ from training.graph import Graph
 SHARES = np.array([0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005])
 SHAPE_LIMIT = 20.0  # beyond, the law is an exponential for all that matters, and rounding is multiplied by it
 SCALES = 80  # candidates per column, in equal ratios
-SAMPLE_ROWS = 100_000  # enough for the last of SHARES
 SMALLEST = 1e-9
 
 
@@ -47,8 +46,7 @@ def fit_tail(residuals: npt.NDArray[np.float32], least_scale: npt.NDArray[np.flo
 
     `least_scale` [F] is a size of residual under which rounding speaks, not the payment.
     """
-    sample = residuals[:: max(1, len(residuals) // SAMPLE_ROWS)]
-    quantiles = np.maximum(np.quantile(sample, 1 - SHARES, axis=0).astype(np.float64), SMALLEST)  # [shares, F]
+    quantiles = np.maximum(np.quantile(residuals, 1 - SHARES, axis=0).astype(np.float64), SMALLEST)  # [shares, F]
     wanted = -np.log(SHARES)[:, None]
     # From far under the median, a power law throughout, to far above the last quantile, an exponential.
     lowest = np.maximum(quantiles[0] * 1e-2, least_scale)

@@ -145,7 +145,7 @@ def _budget_thresholds(scores: FloatArray) -> tuple[tuple[float, float], ...]:
 def _golden(data: TrainingSet, model: Model, scores: FloatArray, rows: npt.NDArray[np.int64]) -> FloatArray:
     """Golden rows [n, width]: evenly down the ranking, so that the steep tail is covered as well."""
     ranked = rows[np.argsort(scores, kind="stable")]
-    ranked = ranked[model.settled(data.x[ranked])]
+    ranked = ranked[np.concatenate([model.settled(x) for x in data.parts(ranked)])]
     return data.x[ranked[np.unique(np.linspace(0, len(ranked) - 1, GOLDEN_ROWS, dtype=int))]]
 
 

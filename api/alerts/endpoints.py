@@ -2,19 +2,21 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import Depends, Header
 from fastapi.responses import StreamingResponse
 
 from api.alerts.service import AlertService
 from api.filters import once
 from api.problems import problems
+from api.routes import Router, needs
+from api.scopes import Scope
 from api.streamed import Streamed
 
 EVENTS = "text/event-stream"
 
 
-def router(service: AlertService) -> APIRouter:
-    routes = APIRouter(tags=["transactions"], dependencies=[Depends(once)])
+def router(service: AlertService) -> Router:
+    routes = Router(tags=["transactions"], dependencies=[Depends(once)])
 
     @routes.get(
         "/stream",
@@ -22,6 +24,7 @@ def router(service: AlertService) -> APIRouter:
         response_class=StreamingResponse,
         responses={200: {"content": {EVENTS: {}}}, **problems(400, 422, 503)},
     )
+    @needs(Scope.READ)
     async def stream_alerts(last_event_id: Annotated[str | None, Header()] = None) -> StreamingResponse:
         """Server-sent events, `event: alert` with a decision as JSON. With `Last-Event-ID` it goes on behind that one,
         as browsers ask by themselves; `event: gap` says how many of those the topic no longer keeps.

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +10,8 @@ from api.body import json_body
 from api.detect.schemas import Detection, request_body
 from api.detect.service import DetectService
 from api.problems import problems
+from api.routes import Router, needs
+from api.scopes import Scope
 
 
 class DetectQuery(BaseModel):
@@ -18,8 +20,8 @@ class DetectQuery(BaseModel):
     record: bool = Field(False, description="also put the payment on the topic, for the stream to decide")
 
 
-def router(service: DetectService) -> APIRouter:
-    routes = APIRouter(tags=["detection"])
+def router(service: DetectService) -> Router:
+    routes = Router(tags=["detection"])
 
     @routes.post(
         "/detect",
@@ -28,6 +30,7 @@ def router(service: DetectService) -> APIRouter:
         responses=problems(400, 409, 413, 415, 422, 503),
         openapi_extra={"requestBody": request_body()},
     )
+    @needs(Scope.INGEST)
     async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Response:
         """Scores the payment against its user's state of now. Writes nothing, unless `record` is set."""
         payload = await json_body(request)

@@ -53,10 +53,10 @@ class ModelService:
     def artifact_of(self, version: str) -> str | None:
         """sha256 of a version's artefact; None where it is not loaded or the service is away. Blocks."""
         if time.monotonic() - self._asked > MODELS_FOR_S:
+            self._asked = time.monotonic()  # in vain too: one question at a time waits for a service that hangs
             try:
                 loaded = self._blocking.get("/models").raise_for_status().json()["loaded"]
                 self._artifacts |= {model["version"]: model["artifact_sha256"] for model in loaded}
-                self._asked = time.monotonic()
             except (httpx.HTTPError, ValueError, KeyError):
                 return self._artifacts.get(version)
         return self._artifacts.get(version)

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from api.health.schemas import Live, Ready
+from api.health.schemas import Degraded, Live, Ready
 from api.health.service import HealthService
 from api.problems import problems
+from api.routes import Router, needs
+from api.scopes import PUBLIC, Scope
 from feature_repo.errors import Family, VigilError
 from feature_repo.problem import MEDIA_TYPE, problem
 
@@ -18,27 +20,33 @@ class NotReady(VigilError):
     family = Family.RETRY
     status = 503
 
+    @needs(Scope.READ)
     def __init__(self, down: list[str]) -> None:
         super().__init__(f"missing: {', '.join(down)}")
 
 
-def router(service: HealthService, registry: CollectorRegistry) -> APIRouter:
-    routes = APIRouter(tags=["health"])
+def router(service: HealthService, registry: CollectorRegistry) -> Router:
+    routes = Router(tags=["health"])
 
     @routes.get("/live", summary="This process answers")
+    @needs(PUBLIC)
     async def live() -> Live:
         return Live()
 
     @routes.get("/ready", summary="Everything needed answers", response_model=Ready, responses=problems(503))
+    @needs(PUBLIC)
     async def ready(request: Request) -> Any:
-        checks = await service.readiness()
+        checks, found = await service.readiness()
+        degraded = [Degraded(**one) for one in found]
         down = [name for name, state in checks.items() if state != "up"]
         if not down:
-            return Ready(checks=checks)
+            return Ready(checks=checks, degraded=degraded)
         body = problem(NotReady(down), request.scope["vigil.request_id"])
-        return JSONResponse({**body, "checks": checks}, NotReady.status, {"Retry-After": "1"}, MEDIA_TYPE)
+        also = {"checks": checks, "degraded": [one.model_dump(mode="json") for one in degraded]}
+        return JSONResponse({**body, **also}, NotReady.status, {"Retry-After": "1"}, MEDIA_TYPE)
 
     @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    @needs(Scope.READ)
     def metrics() -> Response:
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -1,10 +1,12 @@
 """Whether what this service needs answers; each check blocks for at most `TIMEOUT_S`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 
 from api.postgres import Database
+from feature_repo.conditions import CURRENT
 from feature_repo.errors import StoreUnavailable
 
 TIMEOUT_S = 2.0
@@ -21,6 +23,18 @@ def postgres(database: Database) -> Check:
         return "up"
 
     return check
+
+
+def conditions(database: Database) -> Callable[[], list[dict[str, Any]]]:
+    """What jobs and switches say is amiss; nothing where PostgreSQL is away, which its own check says."""
+
+    def ask() -> list[dict[str, Any]]:
+        try:
+            return database.rows(CURRENT)
+        except StoreUnavailable:
+            return []
+
+    return ask
 
 
 def http(url: str) -> Check:

@@ -3,20 +3,22 @@
 from typing import Annotated
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import Depends, Header, Request
 
 from api.body import JSON, whole_body
 from api.filters import Identifier, once
 from api.ingest.schemas import LINES, Accepted, request_body
 from api.ingest.service import IngestService
 from api.problems import problems
+from api.routes import Router, needs
+from api.scopes import Scope
 from feature_repo.transaction import MAX_PAYLOAD_BYTES
 
 MAX_BATCH_BYTES = 1 << 20
 
 
-def router(service: IngestService) -> APIRouter:
-    routes = APIRouter(tags=["transactions"], dependencies=[Depends(once)])
+def router(service: IngestService) -> Router:
+    routes = Router(tags=["transactions"], dependencies=[Depends(once)])
 
     @routes.post(
         "/transactions",
@@ -25,6 +27,7 @@ def router(service: IngestService) -> APIRouter:
         responses=problems(400, 409, 413, 415, 422, 503),
         openapi_extra={"requestBody": request_body()},
     )
+    @needs(Scope.INGEST)
     async def post_transactions(
         request: Request, idempotency_key: Annotated[Identifier | None, Header()] = None
     ) -> Accepted:

@@ -8,6 +8,7 @@ from api.postgres import Database
 
 ABANDONED_S = 30  # after which a request that was claimed and not answered is worked on anew: its process died
 KEPT = "24 hours"
+NEWEST = 64  # payments of a user, by their own time: twice as many as an id is decided once within
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,14 @@ class KnownPayments:
     def __init__(self, reading: Database) -> None:
         self._reading = reading
 
-    def of(self, transaction_ids: list[str]) -> list[dict[str, Any]]:
-        """Payments that were decided under these ids."""
+    def of(self, payments: list[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Payments that were decided lately under these (transaction id, user id)."""
         return self._reading.rows(
-            """SELECT transaction_id, user_id, amount, currency, event_time, merchant, location, payment_method
-            FROM decisions WHERE transaction_id = ANY(%s) AND outcome <> 'duplicate'""",
-            [transaction_ids],
+            """SELECT d.transaction_id, d.user_id, d.amount, d.currency, d.event_time, d.merchant, d.location,
+                d.payment_method
+            FROM unnest(%s::text[], %s::text[]) AS given (transaction_id, user_id)
+            CROSS JOIN LATERAL (SELECT * FROM decisions WHERE decisions.user_id = given.user_id
+                ORDER BY event_time DESC LIMIT %s) d
+            WHERE d.transaction_id = given.transaction_id AND d.outcome <> 'duplicate'""",
+            [*map(list, zip(*payments, strict=True)), NEWEST],
         )

@@ -111,7 +111,7 @@ class IngestService:
         """Ids used for another payment. The stream has the last word; what is plain already is said at once."""
         seen: dict[tuple[str, str], tuple[Any, ...]] = {
             (known["transaction_id"], known["user_id"]): tuple(known[name] for name in COMPARED)
-            for known in self._known.of([row["transaction_id"] for row in rows])
+            for known in self._known.of([(row["transaction_id"], row["user_id"]) for row in rows])
         }
         conflicts = []
         for line, row in enumerate(rows):

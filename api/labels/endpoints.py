@@ -1,17 +1,19 @@
 """`POST /labels`."""
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 
 from api.body import json_body
 from api.filters import once
 from api.labels.schemas import Taken, request_body
 from api.labels.service import LabelService
 from api.problems import problems
+from api.routes import Actor, Router, needs
+from api.scopes import Scope
 
 
-def router(service: LabelService) -> APIRouter:
-    routes = APIRouter(tags=["labels"], dependencies=[Depends(once)])
+def router(service: LabelService) -> Router:
+    routes = Router(tags=["labels"], dependencies=[Depends(once)])
 
     @routes.post(
         "/labels",
@@ -20,9 +22,10 @@ def router(service: LabelService) -> APIRouter:
         responses=problems(400, 413, 415, 422, 503),
         openapi_extra={"requestBody": request_body()},
     )
-    async def post_label(request: Request) -> Taken:
+    @needs(Scope.LABELS)
+    async def post_label(request: Request, actor: Actor) -> Taken:
         """Fraud or genuine, when that was learnt (`label_time`) and who says so (`source`). Stored at once and put on
         topic `labels`, whose rules it keeps; a later label of the same payment takes its place."""
-        return await anyio.to_thread.run_sync(service.take, await json_body(request))
+        return await anyio.to_thread.run_sync(service.take, await json_body(request), actor)
 
     return routes

@@ -7,6 +7,11 @@ from feature_repo.labels import INSERT, TOPIC, Label
 from feature_repo.recorder import Recorder
 from feature_repo.transaction import rfc3339
 
+ADD = f"""WITH added AS ({INSERT.replace("VALUES %s", "VALUES (%s, %s, %s, %s)")} RETURNING *)
+INSERT INTO audit (actor, action, subject, after)
+SELECT %s, 'label', transaction_id, jsonb_build_object('is_fraud', is_fraud, 'label_time', label_time, 'source', source)
+FROM added RETURNING id"""
+
 
 class LabelRepository:
     """Writes; blocks; raises StoreUnavailable."""
@@ -14,10 +19,9 @@ class LabelRepository:
     def __init__(self, writing: Database) -> None:
         self._writing = writing
 
-    def add(self, label: Label) -> bool:
-        """Whether it is new."""
-        statement = INSERT.replace("VALUES %s", "VALUES (%s, %s, %s, %s)") + " RETURNING transaction_id"
-        return bool(self._writing.rows(statement, label.row))
+    def add(self, label: Label, actor: str) -> bool:
+        """Whether it is new; only then the audit log gets a row."""
+        return bool(self._writing.rows(ADD, (*label.row, actor)))
 
 
 class LabelTopic:

@@ -17,12 +17,12 @@ class LabelService:
         self._now = now
         self._ahead_s = ahead_s
 
-    def take(self, payload: bytes) -> Taken:
+    def take(self, payload: bytes, actor: str) -> Taken:
         """Stored, then published: sending it again after an error completes what is missing.
 
         Raises BadRecord with the code a dead letter would have, StoreUnavailable, DependencyDown.
         """
         label = labels.parse(payload, self._now(), self._ahead_s)
-        new = self._repository.add(label)
+        new = self._repository.add(label, actor)
         self._topic.publish(label)
         return Taken(transaction_id=label.transaction_id, new=new)

@@ -4,26 +4,30 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Path
+from fastapi import Body, Depends, Path
 
 from api.body import json_only
 from api.filters import Identifier, once
 from api.models.schemas import Accepted, Models, PromotionBody, RequestDetail
 from api.models.service import ModelsService
 from api.problems import problems
+from api.routes import Actor, Router, needs
+from api.scopes import Scope
 
 MAX_ID = 2**63 - 1  # PostgreSQL's bigint
 
 
-def router(service: ModelsService) -> APIRouter:
-    routes = APIRouter(prefix="/models", tags=["models"], dependencies=[Depends(once)])
+def router(service: ModelsService) -> Router:
+    routes = Router(prefix="/models", tags=["models"], dependencies=[Depends(once)])
 
     @routes.get("", summary="Versions, aliases, gate results", responses=problems(503))
+    @needs(Scope.READ)
     def list_models() -> Models:
         """Every registered version, newest first, with what the gate last said of it."""
         return service.models()
 
     @routes.get("/requests/{request_id}", summary="What became of a request", responses=problems(404, 422, 503))
+    @needs(Scope.READ)
     def get_request(request_id: Annotated[int, Path(ge=1, le=MAX_ID, examples=[7])]) -> RequestDetail:
         """A request with the gate's report once it is finished."""
         return service.request(request_id)
@@ -35,22 +39,26 @@ def router(service: ModelsService) -> APIRouter:
         responses=problems(415, 503),
         dependencies=[Depends(json_only)],
     )
-    def rollback() -> Accepted:
+    @needs(Scope.PROMOTE)
+    def rollback(actor: Actor) -> Accepted:
         """Written down for the lifecycle worker: integrity is checked, the gate is not asked."""
-        return service.rollback()
+        return service.rollback(actor)
 
     @routes.post(
         "/{version}/promote",
         status_code=202,
         summary="Make a version champion",
-        responses=problems(404, 415, 422, 503),
+        responses=problems(400, 404, 413, 415, 422, 503),
         dependencies=[Depends(json_only)],
     )
+    @needs(Scope.PROMOTE)
     def promote(
-        version: Annotated[Identifier, Path(examples=["3"])], body: Annotated[PromotionBody | None, Body()] = None
+        version: Annotated[Identifier, Path(examples=["3"])],
+        actor: Actor,
+        body: Annotated[PromotionBody | None, Body()] = None,
     ) -> Accepted:
         """Written down for the lifecycle worker, which asks the gate. The answer is at the URL given back."""
-        return service.promote(version, body or PromotionBody(data=None, override=None))
+        return service.promote(version, body or PromotionBody(data=None, override=None), actor)
 
     @routes.post(
         "/end-challenge",
@@ -59,9 +67,10 @@ def router(service: ModelsService) -> APIRouter:
         responses=problems(415, 503),
         dependencies=[Depends(json_only)],
     )
-    def end_challenge() -> Accepted:
+    @needs(Scope.PROMOTE)
+    def end_challenge(actor: Actor) -> Accepted:
         """Written down for the lifecycle worker; the scores so far stay with the payments that have one."""
-        return service.end_challenge()
+        return service.end_challenge(actor)
 
     @routes.post(
         "/{version}/challenge",
@@ -70,9 +79,10 @@ def router(service: ModelsService) -> APIRouter:
         responses=problems(404, 415, 422, 503),
         dependencies=[Depends(json_only)],
     )
-    def challenge(version: Annotated[Identifier, Path(examples=["3"])]) -> Accepted:
+    @needs(Scope.PROMOTE)
+    def challenge(version: Annotated[Identifier, Path(examples=["3"])], actor: Actor) -> Accepted:
         """Written down for the lifecycle worker: the version then scores live payments beside the champion and decides
         nothing. Integrity is checked, the gate is not asked."""
-        return service.challenge(version)
+        return service.challenge(version, actor)
 
     return routes

@@ -8,7 +8,6 @@ from api.models.repository import RegistryRepository, RequestRepository
 from api.models.schemas import Accepted, Gate, Models, ModelVersion, PromotionBody, RequestDetail
 
 PATH = "/models/requests"
-ACTOR = "api"  # until requests carry a key that names somebody
 
 
 class ModelsService:
@@ -23,20 +22,20 @@ class ModelsService:
         versions = [presented(found, aliases, gates) for found in self._registry.versions(self._name)]
         return Models(model_name=self._name, aliases=aliases, versions=versions)
 
-    def promote(self, version: str, body: PromotionBody) -> Accepted:
+    def promote(self, version: str, body: PromotionBody, actor: str) -> Accepted:
         """Raises VersionUnknown for what is neither a version nor an alias now."""
         values = {"version": self._resolved(version), "data": body.data, "override": body.override}
-        return self._accepted(self._requests.add("promote", ACTOR, self._name, values))
+        return self._accepted(self._requests.add("promote", actor, self._name, values))
 
-    def challenge(self, version: str) -> Accepted:
+    def challenge(self, version: str, actor: str) -> Accepted:
         """Raises VersionUnknown."""
-        return self._accepted(self._requests.add("challenger", ACTOR, self._name, {"version": self._resolved(version)}))
+        return self._accepted(self._requests.add("challenger", actor, self._name, {"version": self._resolved(version)}))
 
-    def end_challenge(self) -> Accepted:
-        return self._accepted(self._requests.add("challenger", ACTOR, self._name, {}))
+    def end_challenge(self, actor: str) -> Accepted:
+        return self._accepted(self._requests.add("challenger", actor, self._name, {}))
 
-    def rollback(self) -> Accepted:
-        return self._accepted(self._requests.add("rollback", ACTOR, self._name, {}))
+    def rollback(self, actor: str) -> Accepted:
+        return self._accepted(self._requests.add("rollback", actor, self._name, {}))
 
     def request(self, request_id: int) -> RequestDetail:
         """Raises RequestUnknown."""

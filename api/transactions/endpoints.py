@@ -2,12 +2,14 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from api.filters import Identifier, once
 from api.problems import problems
 from api.quick import QuickRoute, asked, documented
+from api.routes import Router, needs
+from api.scopes import Scope
 from api.streamed import Streamed
 from api.transactions.schemas import DecisionDetail, ExportFilters, ListFilters, Page
 from api.transactions.service import TransactionService
@@ -15,9 +17,10 @@ from api.transactions.service import TransactionService
 MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "ndjson": "application/x-ndjson"}
 
 
-def router(service: TransactionService) -> APIRouter:
-    routes = APIRouter(tags=["transactions"])
+def router(service: TransactionService) -> Router:
+    routes = Router(tags=["transactions"])
 
+    @needs(Scope.READ)
     async def list_transactions(request: Request) -> Response:
         """Filtered decisions, page by page. A page never repeats or skips one, whatever arrives meanwhile; it may
         hold fewer than `limit`, and only `next_cursor` says whether more follow.
@@ -43,6 +46,7 @@ def router(service: TransactionService) -> APIRouter:
         response_class=StreamingResponse,
         responses={200: {"content": {name: {} for name in MEDIA_TYPES.values()}}, **problems(422, 503)},
     )
+    @needs(Scope.READ)
     async def export_transactions(
         form: Annotated[Literal["csv", "ndjson"], Path()], query: Annotated[ExportFilters, Query()]
     ) -> StreamingResponse:
@@ -62,6 +66,7 @@ def router(service: TransactionService) -> APIRouter:
         dependencies=[Depends(once)],
         responses=problems(404, 422, 503),
     )
+    @needs(Scope.READ)
     def get_transaction(transaction_id: Annotated[Identifier, Path(examples=["txn_123456"])]) -> DecisionDetail:
         """The first scored decision of the id, in its newest revision, with the features it was made from."""
         return service.get(transaction_id)

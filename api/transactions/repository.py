@@ -21,7 +21,7 @@ DETAIL = """d.id, d.transaction_id, d.user_id, d.amount, d.currency, d.event_tim
 # A decision that a later revision has taken the place of. Only unscored ones ever are.
 CURRENT = """(d.outcome <> 'unscored' OR NOT EXISTS (
     SELECT FROM decisions later
-    WHERE later.transaction_id = d.transaction_id AND later.kafka_topic = d.kafka_topic
+    WHERE later.user_id = d.user_id AND later.event_time = d.event_time AND later.kafka_topic = d.kafka_topic
       AND later.kafka_partition = d.kafka_partition AND later.kafka_offset = d.kafka_offset
       AND later.revision > d.revision))"""
 
@@ -43,6 +43,9 @@ CONDITIONS = {
 
 # Days of arrival that are looked at before all are: a user's last fifty payments, or everybody's newest, lie there.
 RECENT = timedelta(days=10)
+# Of everybody's payments first the newest by their own time: a day that is still written to has but a coarse index of
+# it, and a longer span would be read and sorted as a whole.
+LATELY = (timedelta(seconds=10), timedelta(minutes=10), timedelta(hours=6))
 # A payment is stamped ahead of its arrival by minutes at most (VIGIL_FUTURE_TOLERANCE_S), so what arrived before a day
 # lies, by its own time, before the next.
 AHEAD = timedelta(days=1)
@@ -86,6 +89,13 @@ class TransactionRepository:
     async def page(self, filters: ListFilters, after: Position | None, now: datetime, words: Words = ()) -> Rendered:
         """At most `limit` decisions as JSON."""
         newest = min(after.value, now) if after and isinstance(after.value, datetime) else now
+        if filters.sort == "-event_time" and filters.user_id is None:
+            for since in (newest - span for span in LATELY):
+                if filters.since is None or since > filters.since:
+                    lately = filters.model_copy(update={"since": since})
+                    page = await self._page(lately, after, earliest(since), now, words)
+                    if page.more:
+                        return page
         starts = [newest - RECENT, BEGINNING] if filters.sort == "-event_time" else [BEGINNING]
         if filters.since is not None:
             starts = [max(start, earliest(filters.since)) for start in starts[: 1 + (starts[0] > filters.since)]]
@@ -123,8 +133,9 @@ class TransactionRepository:
         found = self._database.rows(
             f"""SELECT {DETAIL},
                 (SELECT count(*) FROM decisions other
-                 WHERE other.transaction_id = d.transaction_id AND other.outcome = 'duplicate') AS repeats
-            FROM decisions d WHERE d.transaction_id = %s
+                 WHERE other.user_id = d.user_id AND other.event_time = d.event_time
+                   AND other.transaction_id = d.transaction_id AND other.outcome = 'duplicate') AS repeats
+            FROM decisions_of(%s) d
             ORDER BY d.outcome = 'scored' DESC, d.outcome = 'unscored' DESC, d.ingested_at, d.kafka_partition,
                 d.kafka_offset, d.revision DESC
             LIMIT 1""",

@@ -57,7 +57,7 @@ def apply(settings: Settings) -> list[str]:
     """Makes missing topics, sets their configuration, and says what it changed, one line each.
 
     A topic whose records are placed by us grows with the payments topic. The payments topic itself is
-    never grown here: that would move users to other partitions, away from their state.
+    never grown here: that would move users to other partitions, away from their state (see `grow`).
     Raises BadConfiguration where a topic has too few partitions, DependencyDown where Kafka is away.
     """
     client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "socket.timeout.ms": 10_000})
@@ -66,6 +66,21 @@ def apply(settings: Settings) -> list[str]:
     except KafkaException as error:
         cause = error.args[0].str()
         raise DependencyDown("Kafka", settings.kafka_bootstrap, cause, remedy="vigil up") from error
+
+
+def grow(settings: Settings) -> None:
+    """Gives the payments topic, and those that follow it, the partitions of the settings where they have fewer.
+
+    Only once nothing reads states by the former number. Raises DependencyDown.
+    """
+    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "socket.timeout.ms": 10_000})
+    try:
+        for topic in topics(settings):
+            has = _partitions(client).get(topic.name)
+            if has and has < topic.partitions and (topic.grows or topic.name == settings.topic):
+                _wait(client.create_partitions([NewPartitions(topic.name, topic.partitions)]))
+    except KafkaException as error:
+        raise DependencyDown("Kafka", settings.kafka_bootstrap, error.args[0].str()) from error
 
 
 def _apply(client: Any, settings: Settings) -> list[str]:
@@ -82,7 +97,7 @@ def _apply(client: Any, settings: Settings) -> list[str]:
             raise BadConfiguration(
                 f"topic {topic.name} has {has} partitions, the settings ask for {topic.partitions}; "
                 "adding some would move users away from their state",
-                remedy=f"VIGIL_PARTITIONS={has}, or a new topic name in VIGIL_TOPIC",
+                remedy=f"VIGIL_PARTITIONS={has}, and vigil topic grow --partitions {topic.partitions}",
             )
         if has < topic.partitions:
             _wait(client.create_partitions([NewPartitions(topic.name, topic.partitions)]))

@@ -41,7 +41,7 @@ def mlflow(plan: Plan) -> Service:
 
 def serving(plan: Plan) -> Service:
     """The model service. Live without a champion: a model may be promoted later."""
-    bind, port = plan.settings.bind, str(plan.ports["serving"])
+    bind, port = plan.settings.internal_bind, str(plan.ports["serving"])
     argv = [sys.executable, "-m", "bentoml", "serve", "serving.service:VigilService"]
     argv += ["--host", bind, "--port", port]
     folder = _own_folder(plan, "serving")

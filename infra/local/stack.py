@@ -100,13 +100,26 @@ class Stack:
         for running in [*([supervisor] if supervisor else []), *process.marked(home)]:
             raise AlreadyRunning(f"the stack of {home}", running.pid)
 
-    def restart(self, name: str, progress: Progress = silent) -> None:
-        """Stop one service and start it again; its neighbours stay up."""
-        self._command([name], progress, start=True)
+    def restart(self, *names: str, progress: Progress = silent) -> None:
+        """Stop services and start them again; their neighbours stay up."""
+        self._command(names, progress, start=True)
 
     def stop(self, name: str, progress: Progress = silent) -> None:
         """Stop one service; the rest stays up."""
         self._command([name], progress, start=False)
+
+    def note_partitions(self, partitions: int) -> bool:
+        """Have services that start from now on go by another number of partitions, which the topic has got.
+
+        False where they would not hear of it: the environment says another number, or this home holds no stack.
+        """
+        said = configuration.inherited().get("VIGIL_PARTITIONS", str(partitions))
+        if said != str(partitions) or not self.files.stack_env.is_file():
+            return False
+        environment = files.stack_env(self.files.ports(), self.files.secrets(), partitions)
+        files.replace(self.files.stack_env, environment)
+        self.settings = configuration.load(home=self.settings.home)
+        return True
 
     def log(self, name: str) -> Path:
         if name != "supervisor":

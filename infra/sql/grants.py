@@ -14,16 +14,21 @@ GRANTS: dict[str, tuple[str, ...]] = {
         "SELECT, INSERT, UPDATE, DELETE ON parked_documents",
         "SELECT, INSERT, UPDATE ON promotion_requests",
         "SELECT, INSERT ON labels, merchant_snapshots",
+        "SELECT, INSERT, UPDATE (last_used_at, revoked_at, revoked_by) ON api_keys",
         "SELECT, INSERT, UPDATE, DELETE ON idempotency_keys",
+        "SELECT, INSERT, UPDATE (finished_at) ON placements",
         "SELECT, INSERT, DELETE ON merchant_days",
         "SELECT, INSERT, UPDATE, DELETE ON payment_windows",
         "SELECT, INSERT, UPDATE ON window_progress",
+        "SELECT, UPDATE ON switches",
+        "SELECT, INSERT, UPDATE, DELETE ON conditions",
         "SELECT ON alembic_version",
-        "EXECUTE ON FUNCTION ensure_decision_partitions(date, integer)",
+        "EXECUTE ON FUNCTION ensure_decision_partitions(date, integer), seal_decision_partition(date)",
     ),
     READER: (
         "SELECT ON decisions, dead_letters, audit, ledger, ledger_ranges, parked_documents, alembic_version",
         "SELECT ON promotion_requests, labels, merchant_days, merchant_snapshots, payment_windows, window_progress",
+        "SELECT ON switches, conditions, api_keys, placements",
     ),
 }
 

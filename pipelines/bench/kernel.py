@@ -49,7 +49,7 @@ class KernelBench:
 
 def bench_kernel(payments: int = 300_000, users: int = 20_000) -> KernelBench:
     """Fold as many payments again as the users have already made, batch by batch."""
-    batch = _payments(2 * payments, users)
+    batch = payments_of(2 * payments, users)
     begun = time.perf_counter()
     merchants = _merchants(batch).look_up
     events = events_of(batch, merchants)
@@ -100,7 +100,7 @@ def _cpu_s(work: Callable[..., object], *arguments: object) -> float:
     return time.thread_time() - begun
 
 
-def _payments(rows: int, users: int, seed: int = 1) -> pa.RecordBatch:
+def payments_of(rows: int, users: int, seed: int = 1) -> pa.RecordBatch:
     """Payments of users picked at random, a few merchants and places each, in order of time."""
     g = np.random.default_rng(seed)
     user = g.integers(0, users, rows)

@@ -13,27 +13,36 @@ class Usage:
     rss: int
 
 
-def of_tree(pid: int) -> Usage:
-    """Usage of one process and all its descendants, those that have ended and were waited for included."""
-    cpu, rss = 0.0, 0
+def of_tree(name: str, pid: int) -> dict[str, Usage]:
+    """Usage of one process and all its descendants, those that have ended and were waited for included.
+
+    A service in several languages has one entry for each: `stream (java)`, `stream (python)`.
+    """
+    found: dict[str, Usage] = {}
     try:
         root = psutil.Process(pid)
         tree = [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
-        return Usage(0.0, 0)
+        return {}
     for process in tree:
         try:
-            times = process.cpu_times()
-            rss += process.memory_info().rss
+            with process.oneshot():
+                kind, times, rss = process.name(), process.cpu_times(), process.memory_info().rss
         except psutil.NoSuchProcess:
             continue
-        cpu += times.user + times.system + times.children_user + times.children_system
-    return Usage(cpu, rss)
+        kind = kind.rstrip("0123456789.")
+        before = found.get(kind, Usage(0.0, 0))
+        cpu_s = times.user + times.system + times.children_user + times.children_system
+        found[kind] = Usage(before.cpu_s + cpu_s, before.rss + rss)
+    if len(found) == 1:
+        [used] = found.values()
+        return {name: used}
+    return {f"{name} ({kind})": used for kind, used in found.items()}
 
 
 def of_services(pids: dict[str, int]) -> dict[str, Usage]:
     """Usage by service; `pids` holds each service's first process."""
-    return {name: of_tree(pid) for name, pid in pids.items()}
+    return {part: used for name, pid in pids.items() for part, used in of_tree(name, pid).items()}
 
 
 def spent(before: dict[str, Usage], after: dict[str, Usage]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from pipelines.commands import (
     demo,
     drift,
     features,
+    keys,
     lifecycle,
     live,
     model,
@@ -16,8 +17,11 @@ from pipelines.commands import (
     stack,
     state,
     stream,
+    switch,
+    topic,
 )
 
 AREAS: tuple[ModuleType, ...] = (
-    stack, data, demo, features, model, challenger, drift, live, lifecycle, stream, state, operate, bench
+    stack, data, demo, features, model, challenger, drift, live, lifecycle, stream, switch, topic, state, operate, keys,
+    bench,
 )  # fmt: skip

@@ -1,6 +1,8 @@
 """Measurements that anyone can repeat."""
 
 import json
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,15 +10,27 @@ import typer
 if TYPE_CHECKING:
     from pipelines.bench.road import Report
 
-DEFAULT_RATE = 10_000.0  # messages per second
+
+class Roads(StrEnum):
+    decisions = "decisions"
+    everything = "everything"
+    both = "both"
 
 
 def road(
     context: typer.Context,
+    which: Annotated[
+        Roads, typer.Option("--road", help="decisions alone, everything (Elasticsearch too), or one after the other")
+    ] = Roads.both,
     rate: Annotated[
-        list[float] | None, typer.Option("--rate", min=1, help="messages per second to hold; repeatable")
+        list[float] | None,
+        typer.Option("--rate", min=1, help="payments per second to hold; repeatable; shares of the most when left out"),
     ] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=1, help="how long to hold each rate")] = 60,
+    backlog: Annotated[
+        int, typer.Option("--backlog", min=100_000, max=3_000_000, help="payments to work off as fast as possible")
+    ] = 2_000_000,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for bench.json and bench.png")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
 ) -> None:
     """Measure the whole road under load on a stack of its own; with a subcommand, one part of it alone."""
@@ -24,10 +38,17 @@ def road(
         return
     from rich.console import Console
 
-    from pipelines.bench.road import bench_road
+    from pipelines.bench.road import DECISIONS, EVERYTHING, bench_road
 
+    roads = [DECISIONS, EVERYTHING] if which is Roads.both else [which.value]
     with Console(stderr=True).status("starting") as status:
-        report = bench_road(rate or [DEFAULT_RATE], seconds, status.update)
+        report = bench_road(roads, rate or [], seconds, backlog, status.update)
+    if out:
+        from pipelines.bench.plot import plot
+
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "bench.json").write_text(json.dumps(report.as_json(), indent=2) + "\n")
+        plot(report, out / "bench.png")
     if as_json:
         typer.echo(json.dumps(report.as_json()))
     else:
@@ -41,20 +62,28 @@ def _print_road(report: "Report") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="the road, Elasticsearch included")
-    for name in ("rate", "decided", "per s", "p50 s", "p95 s", "p99 s", "max s", "lag", "core-µs", "GiB"):
-        table.add_column(name, justify="right")
-    for run in report.runs:
-        table.add_row(
-            f"{run.rate:,.0f}", f"{run.decided:,}", f"{run.per_second:,.0f}", f"{run.p50_s:.2f}", f"{run.p95_s:.2f}",
-            f"{run.p99_s:.2f}", f"{run.max_s:.2f}", f"{run.lag_at_end:,}", f"{run.core_us_total:.1f}",
-            f"{run.memory_gib:.1f}",
-        )  # fmt: skip
     console = Console(soft_wrap=True)
-    console.print(table)
-    for run in report.runs:
-        costs = ", ".join(f"{name} {cost:.1f}" for name, cost in run.core_us_per_event.items())
-        console.print(f"core-µs per record at {run.rate:,.0f}/s: {costs}")
+    for name in dict.fromkeys(run.road for run in report.runs):
+        runs = [run for run in report.runs if run.road == name]
+        table = Table(title=f"the road: {name}")
+        for column in (
+            "load", "records", "per s", "p50 s", "p95 s", "p99 s", "max s", "lag", "flagged", "core-µs",
+            "per s and core", "GiB", "grown",
+        ):  # fmt: skip
+            table.add_column(column, justify="right")
+        for run in runs:
+            took = [run.p50_s, run.p95_s, run.p99_s, run.max_s]
+            table.add_row(
+                "backlog" if run.rate is None else f"{run.rate:,.0f}/s", f"{run.decided:,}", f"{run.per_second:,.0f}",
+                *("" if value is None else f"{value:.2f}" for value in took),
+                "" if run.lag_at_end is None else f"{run.lag_at_end:,}", f"{run.flagged:.1%}",
+                f"{run.core_us_total:.1f}", f"{run.per_core:,.0f}", f"{run.memory_gib:.1f}", f"{run.grown_gib:+.2f}",
+            )  # fmt: skip
+        console.print(table)
+        for run in runs:
+            costs = ", ".join(f"{part} {cost:.1f}" for part, cost in sorted(run.core_us.items(), key=lambda x: -x[1]))
+            load = "of the backlog" if run.rate is None else f"at {run.rate:,.0f}/s"
+            console.print(f"core-µs per record {load}: {costs}")
     console.print(", ".join(f"{name}: {value}" for name, value in report.conditions.items()))
     console.print(", ".join(f"{name}: {value}" for name, value in report.machine.items()))
 
@@ -97,6 +126,33 @@ def kernel(
     )
     typer.echo(f"hash: {result.us_hash:.2f} µs per payment; seal or check: {result.us_seal:.2f} µs per user")
     typer.echo(f"{result.us_preview:.0f} µs for one payment alone; {result.warm_s:.1f} s to be ready")
+    typer.echo(result.machine.line())
+
+
+def users(
+    seen: Annotated[
+        int, typer.Option("--seen", min=10_000, max=5_000_000, help="users with a state, in the second of two runs")
+    ] = 1_000_000,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of lines")] = False,
+) -> None:
+    """What a payment's state costs with 10,000 and with a million users ever seen, and with a single one."""
+    from pipelines.bench.users import bench_users
+
+    result = bench_users(seen)
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+        return
+    for known, cost, fold in zip(result.seen, result.us_state, result.us_fold, strict=True):
+        typer.echo(
+            f"{known:,} users seen: {cost:.2f} core-µs per payment to load, fold and save, {fold:.2f} of it the fold"
+        )
+    typer.echo(
+        f"{result.ratio:.2f} times as much; {result.payments:,} payments of {result.active:,} users,"
+        f" Redis holds {result.redis_gib:.2f} GiB"
+    )
+    typer.echo(
+        f"one user with {result.hot_payments:,} payments: {result.us_hot:.2f}, {result.us_hot_fold:.2f} of it the fold"
+    )
     typer.echo(result.machine.line())
 
 
@@ -161,6 +217,7 @@ def register(app: typer.Typer) -> None:
     group.callback(invoke_without_command=True)(road)
     group.command("parser")(parser)
     group.command("kernel")(kernel)
+    group.command("users")(users)
     group.command("train")(train)
     group.command("api")(api)
     app.add_typer(group, name="bench")

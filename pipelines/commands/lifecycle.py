@@ -17,7 +17,7 @@ def lifecycle() -> None:
     from pipelines.metrics import LifecycleMetrics
 
     settings = configuration.load()
-    with until_signal() as stop, served(settings.bind, settings.lifecycle_metrics_port) as registry:
+    with until_signal() as stop, served(settings.internal_bind, settings.lifecycle_metrics_port) as registry:
         worker.run(settings, stop, LifecycleMetrics(registry))
 
 

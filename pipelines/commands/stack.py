@@ -12,7 +12,7 @@ from rich.table import Table
 from feature_repo import settings as configuration
 
 if TYPE_CHECKING:
-    from infra.local.stack import Stack
+    from infra.local.status import ServiceStatus
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Name = Annotated[str, typer.Argument(help="A service, as `vigil status` names it.")]
@@ -30,7 +30,9 @@ def up(
     stack = Stack(configuration.load())
     with Console(stderr=True).status("starting") as spinner:
         stack.up(names, lambda *news: _show(spinner.console, spinner.update, *news))
-    _table(stack)
+    _table(stack.status())
+    if stack.settings.keys_wanted:
+        typer.echo("the query service asks for keys: vigil keys create NAME --scope admin")
 
 
 def down() -> None:
@@ -58,19 +60,31 @@ def reset(
 
 
 def status(as_json: AsJson = False) -> None:
-    """Show each service: its state, process and address."""
+    """Show each service: its state, process and address; then what is degraded, and what to do about it."""
+    from feature_repo.transaction import rfc3339
     from infra.local.stack import Stack
+    from pipelines import degraded
 
-    stack = Stack(configuration.load())
-    if not as_json:
-        _table(stack)
-        return
+    settings = configuration.load()
+    stack = Stack(settings)
     found = stack.status()
+    conditions = degraded.of_services(found)
+    if any(s.name == "postgres" and s.state == "up" for s in found):
+        conditions += degraded.of_jobs(settings)
+    if not as_json:
+        _table(found)
+        for one in conditions:
+            since = f" since {one['since'].astimezone():%H:%M:%S}" if one["since"] else ""
+            Console(highlight=False, soft_wrap=True).print(f"[bold red]{one['code']}[/] {one['component']}{since}")
+            typer.echo(f"  {one['cause']}\n  try: {one['remedy']}")
+        return
     rows = [
         {"name": s.name, "state": s.state, "pid": s.pid, "url": s.url, "metrics": s.metrics, "detail": s.detail}
         for s in found
     ]
-    typer.echo(json.dumps({"services": rows, "degraded": [s.name for s in found if s.degraded]}, indent=2))
+    components = list(dict.fromkeys(one["component"] for one in conditions))
+    said = [{**one, "since": one["since"] and rfc3339(one["since"])} for one in conditions]
+    typer.echo(json.dumps({"services": rows, "degraded": components, "conditions": said}, indent=2))
 
 
 def logs(
@@ -93,7 +107,7 @@ def restart(name: Name) -> None:
 
     stack = Stack(configuration.load())
     with Console(stderr=True).status("restarting") as spinner:
-        stack.restart(name, lambda *news: _show(spinner.console, spinner.update, *news))
+        stack.restart(name, progress=lambda *news: _show(spinner.console, spinner.update, *news))
     typer.echo(f"{name} is up")
 
 
@@ -123,10 +137,10 @@ def _show(console: Console, update: Callable[[str], None], name: str, state: str
         update(f"{name} {state} {detail}")
 
 
-def _table(stack: "Stack") -> None:
+def _table(found: "list[ServiceStatus]") -> None:
     colours = {"up": "green", "down": "dim", "starting": "yellow", "stopping": "yellow"}
     table = Table("service", "state", "pid", "address", "detail", box=None, pad_edge=False)
-    for s in stack.status():
+    for s in found:
         address = re.sub(r":[^:/@]+@", ":***@", s.url)  # a password belongs in --json and stack.env only
         colour = colours.get(s.state, "bold red")
         table.add_row(s.name, f"[{colour}]{s.state}[/]", str(s.pid or ""), address, s.detail)

@@ -80,7 +80,9 @@ def index(
     settings = configuration.load()
     # One that ends by itself is not there to be watched, and may run beside one that stays.
     shown = (
-        nullcontext(CollectorRegistry()) if until_caught_up else served(settings.bind, settings.indexer_metrics_port)
+        nullcontext(CollectorRegistry())
+        if until_caught_up
+        else served(settings.internal_bind, settings.indexer_metrics_port)
     )
     with until_signal() as stop, shown as registry:
         counts = indexer.run(settings, stop, until_caught_up, metrics=IndexerMetrics(registry))

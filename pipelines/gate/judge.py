@@ -154,7 +154,9 @@ def baselines(trained: TrainingSet, window: TrainingSet, seed: int) -> dict[str,
     """Scores of the window by what is simple, fitted to what the candidate was trained on, with every feature."""
     recipe = replace(recipes.default(), seed=seed)
     known = 0 < trained.label.sum() < len(trained)
-    fitted = {name: models.FITS[name](trained, recipe) for name in models.BASELINES if known or name != RULE}
+    fitted = {
+        name: models.fit(trained, replace(recipe, kind=name)) for name in models.BASELINES if known or name != RULE
+    }
     return {name: model.score(window.x) for name, model in fitted.items()}
 
 
@@ -180,13 +182,14 @@ def _reasons(
     """The first reason is right as often as the champion's, where the true one is known."""
     if mechanism is None or reason is None:
         return Check("reasons", None, "the true mechanism of these payments is not known")
-    ours = evaluation.reason_hits(scored, mechanism, reason, UNDETECTABLE)
+    ours = evaluation.reason_hits(scored["score"], scored["reasons"], mechanism, reason, UNDETECTABLE)
     numbers["reasons"] = {"candidate": ours}
     if ours["frauds"] < MIN_REASONS:
         return Check("reasons", None, f"{ours['frauds']} frauds in the top 1 %, {MIN_REASONS} are needed")
     if evidence.champion is None:
         return Check("reasons", None, f"first reason right in {ours['first']:.2f}; no champion to hold it against")
-    theirs = evaluation.reason_hits(score_rows(evidence.champion, window), mechanism, reason, UNDETECTABLE)
+    other = score_rows(evidence.champion, window)
+    theirs = evaluation.reason_hits(other["score"], other["reasons"], mechanism, reason, UNDETECTABLE)
     numbers["reasons"]["champion"] = theirs
     before = theirs.get("first", 0.0)
     return Check("reasons", ours["first"] >= before - REASONS_SLACK, f"first {ours['first']:.2f}, before {before:.2f}")

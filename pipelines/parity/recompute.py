@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 from feature_repo import kernel, state
 from feature_repo.features import NAMES
 from feature_repo.hashing import events_of, hash_texts, partitions_of
-from feature_repo.parser import parse
+from feature_repo.parser import ParseOptions, parse
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Hashes, MerchantLookup, Snapshot, Stats, no_snapshot
 from feature_repo.state import States
 from pipelines.replay import in_our_currency
-from streaming.publish import parse_options
+from streaming.placement import Stretch
 
 Place = tuple[int, int]  # partition and offset
 
@@ -95,16 +95,16 @@ class Recomputation:
         self._fold(payments.filter(in_our_currency(payments, self._settings.currency)), no_snapshot)
 
     def take(
-        self, partition: int, offsets: npt.NDArray[np.int64], values: pa.Array, ingested: npt.NDArray[np.int64]
+        self, stretch: Stretch, offsets: npt.NDArray[np.int64], values: pa.Array, ingested: npt.NDArray[np.int64]
     ) -> None:
-        """Raw records of one partition, in order: values as they came, `ingested` the broker's time in microseconds."""
-        parsed = parse(values, ingested, parse_options(self._settings))
+        """Raw records of a stretch of the log: values as they came, `ingested` the broker's time in microseconds."""
+        parsed = parse(values, ingested, ParseOptions.of(self._settings))
         users = parsed.payments.column("user_id")
-        belongs = partitions_of(users, self._settings.partitions, murmur2=self._settings.murmur2)
-        mine = pc.and_(pc.is_in(users, self._users), pa.array(belongs == partition))
+        belongs = partitions_of(users, stretch.partitions, murmur2=self._settings.murmur2)
+        mine = pc.and_(pc.is_in(users, self._users), pa.array(belongs == stretch.partition))
         mine = pc.and_(mine, in_our_currency(parsed.payments, self._settings.currency))
         payments, offsets = parsed.payments.filter(mine), offsets[parsed.rows[mine.to_numpy(zero_copy_only=False)]]
-        wanted = [self._sample.get((partition, offset)) for offset in offsets.tolist()]
+        wanted = [self._sample.get((stretch.partition, offset)) for offset in offsets.tolist()]
         features, flags = self._fold(payments, self._merchants(wanted))
         for row, one in enumerate(wanted):
             if one is not None:

@@ -17,8 +17,8 @@ from pipelines.online import Seed, snapshots_of
 from pipelines.parity.recompute import Logged, Mismatch, Recomputation
 from pipelines.replay import batches
 from pipelines.requests import Cursor
-from streaming.ledger import FAILED
-from streaming.records import PROCESSING_FAILED
+from streaming.ledger import buried
+from streaming.placement import placements, stretches
 from training.registration import mlflow_client
 
 SAMPLE = 1_000  # decided offsets drawn
@@ -144,14 +144,13 @@ def _checked(settings: Settings, cursor: Cursor, seeded: Seed | None, drawn: lis
         for payments, _, _ in batches(data_folder(settings, seeded.data), seeded.data):
             again.seed(payments)
     read = 0
-    for partition in {one.partition for one in drawn}:
-        last = max(one.offset for one in drawn if one.partition == partition)
-        start = _start(seeded, partition)
-        cursor.execute(FAILED, (settings.topic, partition, start, last + 1, PROCESSING_FAILED))
-        given_up = [offset for (offset,) in cursor]  # never folded by the stream either
-        for offsets, values, ingested in log.records(settings, partition, start, last + 1):
-            kept = ~np.isin(offsets, given_up)
-            again.take(partition, offsets[kept], values.filter(pa.array(kept)), ingested[kept])
+    ends = {one.partition: one.offset + 1 for one in drawn}  # drawn in order: the last of each partition
+    for stretch in stretches(placements(cursor, settings), seeded.positions if seeded else {}, ends):
+        at = (stretch.partition, stretch.first, stretch.until)
+        left_out = buried(cursor, settings.topic, *at)
+        for offsets, values, ingested in log.records(settings, *at):
+            kept = ~np.isin(offsets, left_out)
+            again.take(stretch, offsets[kept], values.filter(pa.array(kept)), ingested[kept])
             read += len(offsets)
     gone = _not_retained(settings, cursor, seeded, drawn)  # after reading: what was deleted meanwhile counts too
     replaced = any(seeded.positions.values()) if seeded else False
@@ -173,7 +172,7 @@ def _not_retained(settings: Settings, cursor: Cursor, seeded: Seed | None, drawn
     """Users of whom a payment was decided whose record Kafka has deleted since."""
     gone: set[str] = set()
     for partition, (oldest, _) in log.kept(settings).items():
-        users = sorted({one.user_id for one in drawn if one.partition == partition})
+        users = sorted({one.user_id for one in drawn})  # before a growth they may have lain in any
         if users and oldest > _start(seeded, partition):
             cursor.execute(
                 "SELECT DISTINCT user_id FROM decisions WHERE user_id = ANY(%s) AND kafka_topic = %s"

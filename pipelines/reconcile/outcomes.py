@@ -18,6 +18,7 @@ from pipelines.online import Seed
 from pipelines.reconcile.findings import Findings, Reconciled
 from pipelines.requests import Cursor
 from streaming.decisions import row_id
+from streaming.placement import placements
 from training.data import midnight
 
 Offsets = npt.NDArray[np.int64]
@@ -254,10 +255,12 @@ class _Records:
 
 def _decided_twice(settings: Settings, cursor: Cursor, place: Place, begins: int, until: int, found: Findings) -> None:
     """An id decided again while the user's state still knew it: within 32 payments and without a silence that
-    resets the state. States that a history replaced knew nothing of what was before."""
+    resets the state. States that a history replaced knew nothing of what was before. Payments from before the topic
+    was grown are not looked at: a user's may lie in several partitions, and offsets do not say in which order."""
     topic, number = settings.topic, place.number
     seeded = Seed.newest(cursor, topic)
-    known_from = max(seeded.positions.get(number, 0) if seeded else 0, begins - LOOK_BACK, 0)
+    grown = placements(cursor, settings)[-1].begin(number)
+    known_from = max(seeded.positions.get(number, 0) if seeded else 0, begins - LOOK_BACK, grown)
     low, high = row_id(number, np.array([known_from, until]), 0).tolist()
     cursor.execute(TWICE, (low, high, topic))
     suspects: list[tuple[str, str, list[Any]]] = cursor.fetchall()

@@ -34,6 +34,11 @@ class History:
         mine = self._partitions(ids) == partition
         yield ids.filter(pa.array(mine)), states[mine]
 
+    def users(self) -> Users:
+        """All of them, to fold on into: this history is not to be asked again."""
+        users, _ = self._folded
+        return users
+
     def last_arrival(self, partition: int) -> int:
         """Of the partition's users, microseconds since 1970; 0 where the history has nothing of them."""
         _, arrivals = self._folded

@@ -1,8 +1,8 @@
 """User states made anew: on a snapshot or a history (bases.py), by folding the payments in the log since.
 
-The log alone decides what states are, so they come to the very bytes that a stream without a mishap would hold. What
-the stream looked merchants up in plays no part: features use it, states do not. The ledger says how far to go: states
-that were ahead of it (PostgreSQL came back from an older backup) are taken back, and those payments decided again.
+The log alone decides what states are, so they come to the very bytes that a stream without a mishap would hold. The
+ledger says how far to go: states that were ahead of it (PostgreSQL came back from an older backup) are taken back, and
+those payments decided again.
 """
 
 import getpass
@@ -12,33 +12,21 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from feature_repo import kernel
-from feature_repo.errors import AlreadyRunning, BadConfiguration, LedgerMoved
-from feature_repo.hashing import events_of, partitions_of
-from feature_repo.parser import parse
+from feature_repo.errors import AlreadyRunning, BadConfiguration, LedgerMoved, PlacementDiffers
 from feature_repo.settings import Settings
-from feature_repo.snapshot import no_snapshot
 from feature_repo.snapshot_store import SnapshotStore
-from pipelines import log, online, requests
-from pipelines.replay import Users, in_our_currency
+from pipelines import online, requests
+from pipelines.replay import Users
 from pipelines.state import snapshots
 from pipelines.state.bases import Base, Bases
+from pipelines.state.refold import refold
 from streaming.ledger import Ledger
 from streaming.lock import only_one
-from streaming.publish import parse_options
-from streaming.records import ID_CONFLICT
+from streaming.placement import Stretch, placements
 from streaming.states import StateStore
 
 REBUILT = "rebuild_states"  # in the audit log
 
-# Decided not to be payments: the stream never folded them, whatever the parser says today. A conflict it did fold.
-BURIED = """SELECT kafka_offset FROM dead_letters
-    WHERE kafka_topic = %s AND kafka_partition = %s AND kafka_offset >= %s AND kafka_offset < %s AND code <> %s"""
 LAST_SIDE_INPUTS = """SELECT side_inputs FROM decisions
     WHERE id >= %s AND id < %s AND kafka_topic = %s AND side_inputs IS NOT NULL ORDER BY ingested_at DESC LIMIT 1"""
 
@@ -81,7 +69,7 @@ def rebuild(
     `history` names the data set to begin from instead of a snapshot. Partition after partition: each is whole when the
     next is begun, and STATE_LOST while it is written. Raises AlreadyRunning while the stream of this home runs (one
     elsewhere takes the fence, and this raises Fenced), StateSourceMissing where payments are nowhere to be had,
-    StateCorrupt, BadConfiguration, DependencyDown.
+    StateCorrupt, PlacementDiffers, BadConfiguration, DependencyDown.
     """
     if history is not None and partitions:
         raise BadConfiguration("--from-history replaces the states of all partitions: --partition does not go with it")
@@ -89,17 +77,21 @@ def rebuild(
     if beyond:
         raise BadConfiguration(f"--partition {beyond[0]}: there are partitions 0 to {settings.partitions - 1}")
     with (
-        _nobody_else(settings),
+        nobody_else(settings),
         closing(StateStore(settings.redis_url)) as store,
         closing(Ledger(settings.postgres_dsn, settings.topic)) as ledger,
         snapshots.alone(settings),
     ):
+        with ledger.transaction() as cursor:
+            newest = placements(cursor, settings)[-1]
+        if newest.name != settings.placement:
+            raise PlacementDiffers(settings.placement, newest.name)
         work = _Work(settings, store, ledger, progress)
         return work.run(partitions or list(range(settings.partitions)), history)
 
 
 @contextmanager
-def _nobody_else(settings: Settings) -> Iterator[None]:
+def nobody_else(settings: Settings) -> Iterator[None]:
     """The stream's lock: the stream does not run, and does not start meanwhile."""
     try:
         with only_one(settings, "stream"):
@@ -128,7 +120,7 @@ class _Work:
         self._total = sum(committed[partition] - base.start for partition, base in bases.items())
         done = Done(passed_over=look.passed_over)
         for partition, base in bases.items():
-            if self._ledger.claim(partition, self._attempt) != committed[partition]:
+            if self._ledger.claim(partition, self._attempt).committed != committed[partition]:
                 raise LedgerMoved(self._settings.topic, partition)
             self._store.claim(partition, self._attempt, untouched=False)
             done.partitions.append(self._rebuild(partition, base, committed[partition]))
@@ -146,40 +138,16 @@ class _Work:
         for ids, states in base.load():
             slots = users.place(ids, states["user"])
             users.states[slots] = states
-        payments = 0
-        for offsets, values, ingested in log.records(self._settings, partition, base.start, until):
-            payments += self._fold(users, partition, offsets, values, ingested)
-            self._progress(self._folded + int(offsets[-1]) + 1 - base.start, self._total)
+        since = Stretch(self._settings.partitions, partition, base.start, until)
+        payments = refold(self._settings, self._ledger, users, since, lambda offset: self._tell(offset - base.start))
         self._folded += until - base.start
         ids, states = users.all()
         self._store.replace(partition, self._attempt, ids.to_pylist(), states, until)
+        self._store.mark_placement([partition], self._settings.placement)
         return Rebuilt(partition, base.source, base.start, until, payments, len(ids))
 
-    def _fold(
-        self,
-        users: Users,
-        partition: int,
-        offsets: npt.NDArray[np.int64],
-        values: pa.Array,
-        ingested: npt.NDArray[np.int64],
-    ) -> int:
-        """Fold the payments among some records as the road does; how many there were."""
-        payable = ~np.isin(offsets, self._buried(partition, int(offsets[0]), int(offsets[-1]) + 1))
-        offsets, values, ingested = offsets[payable], values.filter(pa.array(payable)), ingested[payable]
-        parsed = parse(values, ingested, parse_options(self._settings))
-        ids = parsed.payments.column("user_id")
-        belongs = partitions_of(ids, self._settings.partitions, murmur2=self._settings.murmur2)
-        mine = pc.and_(pa.array(belongs == partition), in_our_currency(parsed.payments, self._settings.currency))
-        payments, rows = parsed.payments.filter(mine), parsed.rows[mine.to_numpy(zero_copy_only=False)]
-        events = events_of(payments, no_snapshot)
-        slots = users.place(payments.column("user_id"), events.user)
-        kernel.fold(users.states, slots, events, partition, offsets[rows])
-        return len(rows)
-
-    def _buried(self, partition: int, first: int, until: int) -> list[int]:
-        with self._ledger.transaction() as cursor:
-            cursor.execute(BURIED, (self._settings.topic, partition, first, until, ID_CONFLICT))
-            return [offset for (offset,) in cursor.fetchall()]
+    def _tell(self, offsets: int) -> None:
+        self._progress(self._folded + offsets, self._total)
 
     def _restore_merchants(self, done: Done, named: set[str]) -> None:
         """Where Redis lost the merchants' snapshot as well, put back the one that decisions named last.

@@ -65,11 +65,11 @@ class Sizes:
 
 
 def show(settings: Settings, user: str) -> Record:
-    """Raises StateUnknown, StateCorrupt, DependencyDown."""
+    """Raises StateUnknown, StateCorrupt, PlacementDiffers, GrowthUnfinished, DependencyDown."""
     ids = pa.array([user], pa.string())
     partition = int(partitions_of(ids, settings.partitions, murmur2=settings.murmur2)[0])
     with closing(StateStore(settings.redis_url)) as store:
-        raw = store.raw(partition, user)
+        raw = store.raw(partition, user, settings.placement)
     if raw is None:
         raise StateUnknown(user)
     return decoded(user, partition, raw)

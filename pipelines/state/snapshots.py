@@ -28,6 +28,7 @@ from feature_repo.snapshot_store import SnapshotStore
 from feature_repo.state import LAYOUT, States
 from pipelines import log, requests
 from pipelines.online import Seed
+from streaming import placement
 from streaming.ledger import Ledger
 from streaming.states import StateStore
 
@@ -117,8 +118,10 @@ def take(settings: Settings) -> Snapshot:
     """Write all states there are as a new snapshot, and let the oldest go beyond VIGIL_STATE_SNAPSHOTS.
 
     Raises BadConfiguration where no stream ever folded anything, StateLost and StateAhead where a rebuild is due,
-    StateCorrupt for a bad record, DependencyDown.
+    StateCorrupt for a bad record, PlacementDiffers, GrowthUnfinished, DependencyDown.
     """
+    with closing(Ledger(settings.postgres_dsn, settings.topic)) as ledger:
+        placement.require(settings, ledger)
     with closing(StateStore(settings.redis_url)) as store, alone(settings):
         for left in folder_of(settings).glob(f"*{PARTIAL}"):  # by one that was killed
             shutil.rmtree(left, ignore_errors=True)

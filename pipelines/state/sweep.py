@@ -61,11 +61,9 @@ def sweep(settings: Settings) -> Swept:
         for partition, _, _, states in _records(store):
             newest[partition] = max(newest.get(partition, 0), int(states["newest"].max()))
         for partition, users, values, states in _records(store):
-            folded_before = np.where(
-                states["partition"] == partition,
-                states["offset"] < decided_before.get(partition, 0),
-                (states["partition"] == -1) & seeded_before,
-            )
+            last_in = states["partition"]  # of the last payment: another one where the topic was grown since
+            before = np.array([decided_before.get(number, 0) for number in last_in.tolist()], np.int64)
+            folded_before = np.where(last_in >= 0, states["offset"] < before, seeded_before)
             rows = np.flatnonzero(folded_before & (newest.get(partition, 0) - states["newest"] > SILENCE)).tolist()
             done.records += len(users)
             done.silent += len(rows)

@@ -32,24 +32,29 @@ class Stream:
 
     def __init__(self, stack: Settings, states: FakeStates | StateStore | None = None) -> None:
         name = f"payments-{uuid.uuid4().hex[:8]}"
-        self.settings = stack.model_copy(update={"topic": name, "partitions": PARTITIONS})
         self.admin = AdminClient({"bootstrap.servers": stack.kafka_bootstrap})
         self.admin.create_topics([NewTopic(name, PARTITIONS, 1)])[name].result(30)
         self.states = FakeStates() if states is None else states
         self.ledger = Ledger(stack.postgres_dsn, name)
+        self.published = FakePublisher()
+        self.place_by(stack.model_copy(update={"topic": name, "partitions": PARTITIONS}))
+
+    def place_by(self, settings: Settings) -> None:
+        """Go on with these settings, as a stream that was started anew."""
+        self.settings = settings
         self.road = Road(
-            self.settings,
+            settings,
             self.ledger,
             self.states,  # type: ignore[arg-type]  # the fakes have the same methods
-            FakePublisher(),  # type: ignore[arg-type]
+            self.published,  # type: ignore[arg-type]
             score_by_amount,
             FakeChallenger(),
         )
 
-    def send(self, payments: list[dict[str, Any]]) -> None:
-        """In this order, each to its user's partition."""
+    def send(self, payments: list[dict[str, Any]], partitions: int | None = None) -> None:
+        """In this order, each to its user's partition; `partitions` are those a producer knows of."""
         producer = Producer({"bootstrap.servers": self.settings.kafka_bootstrap})
-        belongs = partitions_of(pa.array([one["user_id"] for one in payments]), PARTITIONS)
+        belongs = partitions_of(pa.array([one["user_id"] for one in payments]), partitions or self.settings.partitions)
         for one, partition in zip(payments, belongs.tolist(), strict=True):
             producer.produce(self.settings.topic, json.dumps(one), partition=partition)
         assert producer.flush(30) == 0

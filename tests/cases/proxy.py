@@ -18,7 +18,10 @@ class Cut:
 
 
 class Proxy:
-    """Forwards one loopback port to `host:port`. `cut` is done once and then forgotten."""
+    """Forwards one loopback port to `host:port`. `cut` is done once and then forgotten.
+
+    `refuse` and `swallow` last until they are taken back: connections end as they begin, or nothing comes through.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -26,6 +29,8 @@ class Proxy:
         self.address: tuple[str, int] = self._listener.getsockname()
         self.cut: Cut | None = None
         self.cuts = 0
+        self.swallow = False
+        self._refused = False
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -33,6 +38,9 @@ class Proxy:
         with suppress(OSError):  # the listener was closed
             while True:
                 client, _ = self._listener.accept()
+                if self._refused:
+                    client.close()
+                    continue
                 server = socket.create_connection(self._target)
                 self._open += [client, server]
                 broken = threading.Event()
@@ -42,6 +50,8 @@ class Proxy:
     def _requests(self, client: socket.socket, server: socket.socket, broken: threading.Event) -> None:
         with suppress(OSError):
             while piece := client.recv(READ_BYTES):
+                if self.swallow:
+                    continue
                 cut = self.cut
                 if cut is not None and cut.needle in piece:
                     self.cut, self.cuts = None, self.cuts + 1
@@ -59,6 +69,13 @@ class Proxy:
                     break
                 client.sendall(piece)
         _hang_up(client, server)
+
+    def refuse(self, refused: bool) -> None:
+        """Whether the server is away, for those who are connected as well."""
+        self._refused = refused
+        if refused:
+            _hang_up(*self._open)
+            self._open.clear()
 
     def close(self) -> None:
         for each in (self._listener, *self._open):

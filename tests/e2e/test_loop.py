@@ -18,7 +18,7 @@ from infra.local.services import SERVERS
 from infra.local.stack import Stack
 from pipelines import road as look
 from pipelines.clock import SystemClock
-from pipelines.demo import Demo, Scale
+from pipelines.demo import Demo, Scale, await_served
 from pipelines.drift.run import watch
 from pipelines.history import import_history
 from pipelines.live import LIVE, export
@@ -90,7 +90,7 @@ def test_a_change_of_habits_is_seen_answered_and_taken_back(stack: Stack) -> Non
     promote(settings, champion, "test", override="the first one, before there is anything to judge it by")
     stack.up()
     demo = Demo(stack, Scale(), lambda step, what: None)
-    demo.await_served(champion)
+    await_served(demo.settings, champion)
     decide(settings, TRAINED, DAYS - 3)
     assert versions_of(settings, TRAINED) == {champion}
     found = check(settings, sample=500, seed=1)
@@ -108,11 +108,11 @@ def test_a_change_of_habits_is_seen_answered_and_taken_back(stack: Stack) -> Non
 
     promoted = promote(settings, done.version, "test", data=WHOLE)
     assert (promoted.version, promoted.previous) == (done.version, champion)
-    demo.await_served(done.version)
+    await_served(demo.settings, done.version)
     decide(settings, DAYS - 2, DAYS - 2)
     assert versions_of(settings, DAYS - 2) == {done.version}
 
     assert rollback(settings, "test").version == champion
-    demo.await_served(champion)
+    await_served(demo.settings, champion)
     decide(settings, DAYS - 1, DAYS - 1)
     assert versions_of(settings, DAYS - 1) == {champion}

@@ -20,6 +20,7 @@ from feature_repo.settings import Settings
 from pipelines import road as look
 from pipelines.challenger import set_challenger
 from pipelines.compare.run import LIVE, Question, compare
+from pipelines.demo import await_served
 from pipelines.promote import promote, rollback
 from pipelines.versions import Versions
 from tests.e2e.conftest import Road
@@ -80,7 +81,7 @@ def test_a_model_with_a_new_feature_goes_all_the_way_without_an_unscored_row(roa
     old = road.demo.train(overrides=(f"without={FEATURE}",))
     new = road.demo.train()
     promote(settings, old, "test", override=UNTRIED)
-    road.demo.await_served(old)
+    await_served(road.settings, old)
     began = time.time()
     try:
         with paying(settings):
@@ -99,7 +100,7 @@ def test_a_model_with_a_new_feature_goes_all_the_way_without_an_unscored_row(roa
         assert compared.on == LIVE and compared.payments > 0
     finally:
         promote(settings, road.version, "test", override=UNTRIED)
-        road.demo.await_served(road.version)
+        await_served(road.settings, road.version)
 
 
 def check_rows(settings: Settings, began: float, old: str, new: str) -> None:

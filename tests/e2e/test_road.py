@@ -25,6 +25,7 @@ from feature_repo.snapshot_store import SnapshotStore
 from pipelines import road as look
 from pipelines.clock import SystemClock
 from pipelines.defects import Defects
+from pipelines.demo import await_served
 from pipelines.produce import produce
 from pipelines.sources import from_people
 from tests.cases import promql
@@ -234,7 +235,7 @@ def test_a_promoted_second_model_appears_in_new_rows(road: Road) -> None:
     version = road.demo.train(overrides=("seed=99",))
     assert version != road.version
     promote(settings, version, "test", override="the history is trained on to its end")
-    road.demo.await_served(version)
+    await_served(road.settings, version)
     send(settings, [message(0, "after_promotion", datetime.now(UTC))], keyed=True)
     items = eventually(lambda: api(settings, "/transactions", user_id="after_promotion")["items"])
     assert items[0]["model_version"] == version
@@ -244,4 +245,4 @@ def test_a_promoted_second_model_appears_in_new_rows(road: Road) -> None:
         cursor.execute("SELECT count(*) FROM audit WHERE after ->> 'champion' = %s", (version,))
         assert cursor.fetchone() != (0,)
     rollback(settings, "test")
-    road.demo.await_served(road.version)
+    await_served(road.settings, road.version)

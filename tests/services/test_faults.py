@@ -12,7 +12,7 @@ import psycopg2.extensions
 import pytest
 import redis
 
-from feature_repo.errors import DependencyDown, Fenced
+from feature_repo.errors import DependencyDown, Fenced, StateBehind
 from feature_repo.keys import state_keys
 from feature_repo.settings import Settings
 from streaming.ledger import Ledger
@@ -140,6 +140,27 @@ def test_a_job_that_slept_while_another_decided_is_fenced(site: Site, monkeypatc
     with pytest.raises(Fenced):
         slow.take(records([payment(1), payment(2)]), Pins(PIN), frozenset(), None)
     assert rows(site.settings, "SELECT count(*) FROM decisions WHERE kafka_topic = %s") == [(2,)]
+
+
+def test_states_that_redis_restored_under_a_running_job_are_refused_and_then_caught_up(site: Site) -> None:
+    log: list[bytes | None] = [payment(n) for n in range(4)]
+    road, client = site.road(), redis.Redis.from_url(site.settings.redis_url)
+
+    def take(first: int, until: int) -> None:
+        road.take(records(log[first:until], first), Pins(PIN), frozenset(), None)
+
+    take(0, 1)
+    backup: dict[Any, Any] = {key: client.get(key) for key in client.scan_iter()}
+    take(1, 3)
+    client.flushdb()
+    client.mset(backup)
+    with pytest.raises(StateBehind):
+        take(3, 4)
+    take(1, 4)
+    calm = World(site.settings)
+    calm.take(log)
+    assert client.get(state_keys(["u1"], 0)[0]) == calm.states.records["u1"]
+    client.close()
 
 
 def test_a_row_that_postgres_itself_refuses_is_buried_and_its_neighbours_are_decided(site: Site) -> None:

@@ -1,5 +1,6 @@
 """Feast over the real stores: the job's own records read online, the kernel's vectors read offline."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from feast.repo_operations import get_repo_files
 from feast.types import Float32
 
 import feature_repo
-from feature_repo import activity, definitions, kernel, state
+from feature_repo import activity, definitions, kernel, online_store, state
 from feature_repo.errors import RecordViewReadOnly, StateCorrupt, StatesInUse, StoreUnavailable
 from feature_repo.features import NAMES
 from feature_repo.hashing import partitions_of
@@ -295,3 +296,14 @@ def test_columns_come_from_the_catalogue(stack: Settings) -> None:
         assert tuple(field.name for field in projection.features) == NAMES
     request = feast.get_data_source("payment")
     assert {field.name for field in request.schema} == set(SCHEMA.names) - {"user_id", "merchant"}
+
+
+def test_a_redis_that_hangs_is_given_up_in_time(
+    feast: FeatureStore, stack: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(online_store, "TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections wait in its queue for ever
+        hung = stack.model_copy(update={"redis_url": f"redis://127.0.0.1:{silent.getsockname()[1]}/0"})
+        store = definitions.store(hung)
+        with pytest.raises(StoreUnavailable):
+            store.get_online_features(features=[STATE], entity_rows=[{"user_id": "anybody"}])

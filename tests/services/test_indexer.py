@@ -19,7 +19,8 @@ from feature_repo.errors import DependencyDown
 from feature_repo.settings import Settings
 from infra.elasticsearch import provision
 from infra.local.stack import Stack
-from streaming import indexer, reindex
+from pipelines import degraded
+from streaming import indexer, indexer_metrics, reindex, watch
 from streaming.repair import decision_message
 
 DAY = "2001-02-03"  # an index of these tests' own
@@ -183,7 +184,15 @@ def test_refused_documents_are_parked_with_the_reason_and_block_nobody(topic: To
     assert topic.committed() == 6
 
 
-def test_with_elasticsearch_away_it_holds_and_converges_afterwards(topic: Topic, running: Stack) -> None:
+def test_with_elasticsearch_away_it_holds_says_so_and_converges_afterwards(
+    topic: Topic, running: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexer_metrics, "BEHIND_S", 0.0)
+    monkeypatch.setattr(watch, "EVERY_S", 0.5)
+
+    def said() -> dict[str, str]:
+        return {one["code"]: one["remedy"] for one in degraded.of_jobs(topic.settings)}
+
     topic.send(*(topic.decision(n) for n in range(5)))
     topic.index()
     running.stop("elasticsearch")
@@ -191,13 +200,14 @@ def test_with_elasticsearch_away_it_holds_and_converges_afterwards(topic: Topic,
         topic.send(*(topic.decision(n) for n in range(5, 10)))
         work = threading.Thread(target=topic.index)
         work.start()
-        time.sleep(3)
+        until(lambda: "vigil restart elasticsearch" in said().get("SEARCH_BEHIND", ""))
         assert work.is_alive() and topic.committed() == 5
     finally:
         running.restart("elasticsearch")
     work.join(60)
     assert not work.is_alive()
     assert topic.committed() == 10 and len(topic.found()) == 10
+    assert "SEARCH_BEHIND" not in said()
 
 
 def test_told_to_stop_while_elasticsearch_is_away_it_ends_without_having_skipped(topic: Topic) -> None:

@@ -15,6 +15,9 @@ from feature_repo.errors import BadConfiguration, StoreUnavailable
 from feature_repo.settings import Settings
 from infra.local.files import Files
 from infra.sql import migrate
+from pipelines import rebuild as daily_rebuild
+from streaming import ledger, repair
+from training.data import midnight
 
 DECISION = {
     "id": 16,
@@ -212,6 +215,9 @@ def test_partitions_can_be_made_while_a_transaction_is_writing_another_day(datab
         "UPDATE ledger_ranges SET until_offset = 9",
         "UPDATE audit SET actor = 'nobody'",
         "DELETE FROM audit",
+        "UPDATE api_keys SET digest = ''",
+        "UPDATE api_keys SET scopes = '{admin}'",
+        "DELETE FROM api_keys",
         "DROP TABLE decisions",
         "CREATE TABLE mine (x int)",
         "UPDATE alembic_version SET version_num = '0'",
@@ -239,6 +245,7 @@ def test_the_writer_marks_a_range_published(database: Settings) -> None:
         "INSERT INTO promotion_requests (actor, action, model_name) VALUES ('a', 'rollback', 'm')",
         "INSERT INTO labels (transaction_id, label_time, source, is_fraud) VALUES ('t', now(), 's', true)",
         "DELETE FROM merchant_days",
+        "UPDATE api_keys SET revoked_at = NULL",
         "INSERT INTO merchant_snapshots (id, effective_at, content) VALUES ('ms_', now(), '')",
         "SELECT ensure_decision_partitions('2031-05-01', 1)",
     ],
@@ -253,6 +260,7 @@ def test_the_reader_writes_nothing(shared: Settings, statement: str) -> None:
     [
         *("decisions", "dead_letters", "ledger", "ledger_ranges", "audit", "parked_documents", "alembic_version"),
         *("promotion_requests", "labels", "merchant_days", "merchant_snapshots", "payment_windows", "window_progress"),
+        "api_keys",
     ],
 )
 def test_the_reader_reads_every_table(shared: Settings, table: str) -> None:
@@ -307,3 +315,59 @@ def test_a_wrong_password_is_named_without_the_password(shared: Settings) -> Non
     with pytest.raises(StoreUnavailable, match="password authentication failed") as caught:
         migrate.upgrade(wrong)
     assert "guess" not in str(caught.value)
+
+
+def test_a_day_that_is_over_gets_an_index_of_its_ids_once(database: Settings) -> None:
+    dsn = database.postgres_dsn
+    run(dsn, "SELECT ensure_decision_partitions('2026-01-01', 1)")
+    insert(dsn)
+    for made in (True, False):
+        assert run(dsn, "SELECT seal_decision_partition('2026-01-01')") == [(made,)]
+    assert run(dsn, "SELECT seal_decision_partition('2020-01-01')") == [(False,)]
+    assert run(dsn, "SELECT user_id FROM decisions_of('t1')") == [("u1",)]
+    indexes = run(dsn, "SELECT indexname FROM pg_indexes WHERE tablename = 'decisions_20260101'")
+    assert ("decisions_20260101_transaction",) in indexes
+
+
+def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for below in node.get("Plans", []):
+        yield from nodes(below)
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        (ledger.CLAIM, ("t", 0, str(uuid.UUID(int=1)))),
+        (ledger.MOVE, (9, "t", 0, str(uuid.UUID(int=1)), 5)),
+        (ledger.BURIED, ("t", 0, 0, 9, "ID_CONFLICT")),
+        (ledger.PUBLISHED, ("t", 0, 5)),
+        (ledger.WAITING, ("t",)),
+        (repair.UNPUBLISHED, ("t",)),
+        (repair.DECIDED, (16, 32, "t")),
+        (repair.BURIED, ("t", 0, 0, 9)),
+    ],
+    ids=lambda value: " ".join(str(value).split()[:6]),
+)
+def test_the_roads_queries_do_not_read_whole_tables(shared: Settings, statement: str, values: Any) -> None:
+    """What is as large as the retention asks for is reached by an index or not at all."""
+    found = plan(shared, statement, values)
+    assert not [node for node in found if node["Node Type"] == "Seq Scan"], found
+
+
+def test_what_asks_for_a_day_reads_the_partition_of_that_day_alone(shared: Settings) -> None:
+    today = datetime.now(UTC).date()
+    found = plan(shared, daily_rebuild.COUNT, (today, midnight(today), midnight(today + timedelta(days=1))))
+    read = {node["Relation Name"] for node in found if node.get("Relation Name", "").startswith("decisions")}
+    assert len(read) == 1 and read.pop().endswith(f"{today:%Y%m%d}")
+
+
+def plan(settings: Settings, statement: str, values: Any) -> list[dict[str, Any]]:
+    """The nodes of its plan, with the partitions of some days; empty tables would be read as a whole otherwise."""
+    with closing(psycopg2.connect(settings.postgres_migrator_dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT ensure_decision_partitions((now() AT TIME ZONE 'UTC')::date - 1, 4)")
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", values)
+        ((told,),) = cursor.fetchall()
+        connection.rollback()
+    return list(nodes(told[0]["Plan"]))

@@ -26,6 +26,7 @@ from pipelines.versions import Versions
 from serving import artifact
 from serving.source import FILE_NAME
 from tests.cases import data_sets, tiny_model
+from tests.cases.registry import publish
 from tests.cases.tables import FIRST_DAY, training_set
 from training import recipes
 from training.registration import Fitted, register
@@ -44,18 +45,6 @@ def fitted() -> Fitted:
 def line(stack: Settings) -> Settings:
     """Settings with a registered model of the test's own."""
     return stack.model_copy(update={"model_name": f"line-{uuid.uuid4().hex[:8]}"})
-
-
-def publish(settings: Settings, file: Path, tags: dict[str, str]) -> str:
-    """A version whose artefact is `file`, whatever it is; returns its number."""
-    mlflow.set_tracking_uri(settings.mlflow_url)
-    client = mlflow.MlflowClient(settings.mlflow_url)
-    if not client.search_registered_models(f"name = '{settings.model_name}'"):
-        client.create_registered_model(settings.model_name)
-    with mlflow.start_run() as run:
-        mlflow.log_artifact(str(file), "model")
-        source = mlflow.get_artifact_uri("model")
-    return str(client.create_model_version(settings.model_name, source, run.info.run_id, tags=tags).version)
 
 
 def sound(settings: Settings, folder: Path, scale: float = 0.1) -> str:

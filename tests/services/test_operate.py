@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from api.transactions.repository import TransactionRepository
 from feature_repo.errors import BadConfiguration, DeadLetterUnknown, DependencyDown, Unreconciled
+from feature_repo.parser import ParseOptions
 from feature_repo.settings import Settings
 from infra.sql import migrate
 from pipelines import dead_letters, log, retention
@@ -27,7 +28,6 @@ from pipelines.cli import app
 from pipelines.dead_letters import Asked
 from pipelines.reconcile import documents, run
 from streaming import bulk, indexer
-from streaming.partition import parse_options
 from streaming.publish import ALERTS, DECISIONS, ORIGIN_HEADER
 from streaming.search import SearchWriter
 from tests.cases.decided import PARTITIONS, Stream
@@ -176,7 +176,7 @@ def test_a_payment_that_the_contract_takes_by_now_is_produced_again_and_twice_is
     assert record.headers() == [(ORIGIN_HEADER, letter.coordinates.encode())]
 
     tolerant = stream.settings.model_copy(update={"future_tolerance_s": 7_200})
-    stream.road._options = parse_options(tolerant)  # an hour has passed, as it were
+    stream.road._options = ParseOptions.of(tolerant)  # an hour has passed, as it were
     stream.decide()
     outcomes = execute(
         stream.settings,

@@ -73,8 +73,8 @@ class Live(Stream):
             self.decide()
 
     def held(self) -> dict[bytes, bytes]:
-        """All of Redis but the fences, which name attempts."""
-        keys = [key for key in self.redis.scan_iter("*") if not key.endswith(b":fence")]
+        """All of Redis but the fences, which name attempts, and what only the job itself notes beside the states."""
+        keys = [key for key in self.redis.scan_iter("*") if not key.endswith((b":fence", b":placement"))]
         return dict(zip(keys, self.redis.mget(keys), strict=True)) if keys else {}
 
     def put_back(self, held: dict[bytes, bytes]) -> None:

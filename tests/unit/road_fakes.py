@@ -12,7 +12,8 @@ from serving.client import LoadedModel
 from serving.wire import SCORED
 from streaming.decisions import NOT_UNSCORED, Range, Shadow
 from streaming.documents import Message
-from streaming.records import PROCESSING_FAILED
+from streaming.ledger import Claim
+from streaming.records import ID_CONFLICT
 from streaming.rows import DEAD_LETTER_COLUMNS, DECISION_COLUMNS
 from streaming.scoring import Pin, Scores
 
@@ -55,9 +56,9 @@ class FakeLedger:
     published: list[tuple[int, int]] = field(default_factory=list)
     fail_after_commit: bool = False  # the connection breaks once the transaction is through
 
-    def claim(self, partition: int, attempt: str) -> int:
+    def claim(self, partition: int, attempt: str) -> Claim:
         self.attempts[partition] = attempt
-        return self.committed.get(partition, 0)
+        return Claim(self.committed.get(partition, 0), partition not in self.committed)
 
     def commit(self, done: Range, committed: int, decisions: bytes, dead_letters: bytes) -> None:
         ours = self.attempts.get(done.partition) == done.attempt
@@ -79,12 +80,17 @@ class FakeLedger:
     def refuses(self, decisions: bytes, dead_letters: bytes) -> str | None:
         return "23514" if any(poison in decisions for poison in self.poison) else None
 
-    def failed(self, partition: int, first: int, until: int) -> list[int]:
+    def buried(self, partition: int, first: int, until: int) -> list[int]:
         return [
             offset_of(row)
             for where, row in self.letters
-            if where == partition and row["code"] == PROCESSING_FAILED.encode() and first <= offset_of(row) < until
+            if where == partition and row["code"] != ID_CONFLICT.encode() and first <= offset_of(row) < until
         ]
+
+    def decided(self, partition: int, first: int, until: int) -> bool:
+        rows = [row for copy in filter(None, self.copies) for row in rows_of(copy)]
+        rows += [row for where, row in self.letters if where == partition]
+        return any(first <= offset_of(row) < until for row in rows)
 
     def mark_published(self, partition: int, first: int) -> None:
         self.published.append((partition, first))
@@ -127,15 +133,15 @@ class FakeStates:
 @dataclass
 class FakePublisher:
     sent: list[tuple[str, int, Message]] = field(default_factory=list)
-    again: list[tuple[int, bytes, bytes, str]] = field(default_factory=list)
+    again: list[tuple[int, bytes, bytes, dict[str, str]]] = field(default_factory=list)
     down: bool = False
 
     def send(self, topic: str, partition: int, messages: list[Message]) -> None:
         if not self.down:
             self.sent += [(topic, partition, message) for message in messages]
 
-    def send_again(self, topic: str, partition: int, key: bytes, value: bytes, origin: str) -> None:
-        self.again.append((partition, key, value, origin))
+    def send_again(self, topic: str, partition: int, key: bytes, value: bytes, headers: dict[str, str]) -> None:
+        self.again.append((partition, key, value, headers))
 
     def flush(self) -> None:
         if self.down:

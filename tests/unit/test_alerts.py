@@ -105,10 +105,10 @@ def test_the_runbook_names_commands_that_exist() -> None:
 
 def test_every_process_of_ours_is_scraped_where_it_listens() -> None:
     scraped = yaml.safe_load((promql.INFRA / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
-    (job,) = scraped
-    found = {one["labels"]["service"]: one["targets"] for one in job["static_configs"]}
+    targets = [one for job in scraped for one in job["static_configs"]]
+    found = {one["labels"]["service"]: one["targets"] for one in targets}
     ports = {"serving": "serving", "api": "api"} | {n: f"{n}_metrics" for n in ("stream", "indexer", "lifecycle")}
-    assert job["job_name"] == "vigil"
+    assert {one["labels"].get("job", job["job_name"]) for job in scraped for one in job["static_configs"]} == {"vigil"}
     assert found == {name: [f"{name}:{DEFAULTS[port]}"] for name, port in ports.items()}
 
 

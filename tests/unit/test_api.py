@@ -1,7 +1,9 @@
 """The query service without its stores: what it refuses, how it says so, and what it never repeats."""
 
+import asyncio
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +17,8 @@ from openapi_spec_validator import validate
 from api.app import create_app
 from api.detect.schemas import PAYMENT_EXAMPLE, Detection
 from api.filters import Filters
+from api.health import service as readiness
+from api.health.service import HealthService
 from api.transactions.schemas import DecisionDetail
 from feature_repo.problem import MEDIA_TYPE
 from tests.cases.model_service import (
@@ -217,6 +221,49 @@ def test_a_bad_label_hears_the_code_of_its_dead_letter(
 ) -> None:
     refused(client.post("/labels", content=body, headers=JSON), status, code)
     refused(client.post("/labels", content=body), 415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "code"),
+    [
+        ("intake", {"state": "rules-only", "reason": "x"}, "PARAMETER_INVALID"),
+        ("scoring", {"state": "paused", "reason": "x"}, "PARAMETER_INVALID"),
+        ("lights", {"state": "paused", "reason": "x"}, "PARAMETER_INVALID"),
+        ("intake", {"state": SECRET, "reason": "x"}, "PARAMETER_INVALID"),
+        ("intake", {"state": "paused"}, "PARAMETER_INVALID"),
+        ("intake", {"state": "paused", "reason": ""}, "PARAMETER_INVALID"),
+        ("intake", {"state": "paused", "reason": " "}, "ID_FORMAT"),
+        ("intake", {"state": "paused", "reason": "x" * 501}, "PARAMETER_INVALID"),
+        ("intake", {"state": "paused", "reason": "x", "actor": SECRET}, "PARAMETER_UNKNOWN"),
+    ],
+)
+def test_a_switch_is_only_set_to_a_state_of_its_own_and_with_a_reason(
+    client: httpx.Client, name: str, body: dict[str, Any], code: str
+) -> None:
+    refused(client.put(f"/switches/{name}", json=body), 422, code)
+
+
+def test_switches_are_of_no_use_without_their_store_nor_to_another_site(client: httpx.Client) -> None:
+    body = {"state": "paused", "reason": "x"}
+    refused(client.put("/switches/intake", json=body), 503, "STORE_UNAVAILABLE")
+    refused(client.get("/switches"), 503, "STORE_UNAVAILABLE")
+    refused(client.put("/switches/intake", content=json.dumps(body)), 415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+def test_a_check_that_hangs_is_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "ANSWER_S", 0.05)
+    over = threading.Event()
+
+    def hang() -> Any:
+        over.wait()
+
+    async def ask() -> Any:
+        try:
+            return await HealthService({"well": lambda: "up", "hung": hang}, hang).readiness()
+        finally:
+            over.set()
+
+    assert asyncio.run(ask()) == ({"well": "up", "hung": "down"}, [])
 
 
 LINES = {"Content-Type": "application/x-ndjson"}

@@ -1,6 +1,7 @@
 """A label is taken whole or refused by name, and what was sent is never repeated."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from feature_repo.contracts import contracts
 from feature_repo.errors import BadConfiguration, BadRecord
 from feature_repo.labels import UNNAMED, Label, parse
-from pipelines.labels import _batches
+from pipelines.labels import Imported, read
 from tests.cases import bad_inputs
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -103,24 +104,41 @@ def test_ids_and_times_are_those_of_payments(case: bad_inputs.Case) -> None:
         assert parse(json.dumps(label).encode(), now, 300).label_time == case.expect["event_time"]
 
 
-def rows(file: Path) -> list[dict[str, Any]]:
-    return [row for batch in _batches(file) for row in batch.to_pylist()]
+def labels_of(file: Path, done: Imported) -> list[Label]:
+    return [label for found in read(file, NOW, 300, done) for label in found]
 
 
 def test_a_csv_and_a_parquet_file_hold_the_same_labels(tmp_path: Path) -> None:
     text, table = tmp_path / "labels.csv", tmp_path / "labels.parquet"
-    text.write_text("transaction_id,is_fraud,label_time\n007,1,2026-01-30T10:00:00Z\n008,0,2026-01-30T11:00:00Z\n")
+    text.write_text("transaction_id,is_fraud,label_time\n007,1,2026-01-30T10:00:00Z\n008,False,2026-01-30T11:00:00Z\n")
     pq.write_table(
-        pa.table({"transaction_id": ["007", "008"], "is_fraud": [True, False],
-                  "label_time": ["2026-01-30T10:00:00Z", "2026-01-30T11:00:00Z"], "other": [1, 2]}), table
+        pa.table({"transaction_id": ["007", "008"], "is_fraud": [True, False], "other": [1, 2],
+                  "label_time": pa.array([datetime(2026, 1, 30, hour, tzinfo=UTC) for hour in (10, 11)])}), table
     )  # fmt: skip
-    assert rows(text) == rows(table)
-    assert rows(text)[0] == {"transaction_id": "007", "is_fraud": True, "label_time": "2026-01-30T10:00:00Z"}
+    found = {file.suffix: labels_of(file, Imported()) for file in (text, table)}
+    times = [datetime(2026, 1, 30, hour, tzinfo=UTC) for hour in (10, 11)]
+    assert found[".csv"] == [
+        Label("007", True, times[0], "labels.csv"), Label("008", False, times[1], "labels.csv")
+    ]  # fmt: skip
+    assert found[".parquet"] == [replace(label, source="labels.parquet") for label in found[".csv"]]
+
+
+def test_a_bad_row_of_a_file_is_counted_and_its_neighbours_are_taken(tmp_path: Path) -> None:
+    file, done = tmp_path / "labels.csv", Imported()
+    rows = ("t1,true,2026-01-30T10:00:00Z,bank", "t2,yes,2026-01-30T10:00:00Z,bank", "t3,true,2026-01-30T10:00:00,",
+            "t4,true", "t5,0,2026-01-30T10:00:00Z,")  # fmt: skip
+    file.write_text("\n".join(("transaction_id,is_fraud,label_time,source", *rows)) + "\n")
+    taken = labels_of(file, done)
+    assert [(label.transaction_id, label.is_fraud, label.source) for label in taken] == [
+        ("t1", True, "bank"), ("t5", False, UNNAMED)
+    ]  # fmt: skip
+    assert done.rows == 5
+    assert done.refused == {"TYPE": 1, "TIME_NO_ZONE": 1, "CSV_ROW": 1}
 
 
 def test_a_file_without_its_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("id,fraud\n1,true\n")
     with pytest.raises(BadConfiguration, match="transaction_id, is_fraud, label_time"):
-        rows(tmp_path / "labels.csv")
+        labels_of(tmp_path / "labels.csv", Imported())
     with pytest.raises(BadConfiguration, match="no file"):
-        rows(tmp_path / "nothing.csv")
+        labels_of(tmp_path / "nothing.csv", Imported())

@@ -67,9 +67,10 @@ def rows(payments: list[Paid], day: int = TODAY) -> dict[str, tuple[float, ...]]
 def meant(payments: list[Paid], day: int) -> dict[str, tuple[float, ...]]:
     """What a snapshot should hold, counted payment by payment."""
     midnight = day * DAY
+    payments = [replace(p, reported=None) if too_late(p) else p for p in payments]
     frauds = [p for p in payments if p.reported is not None and p.reported < midnight <= p.taken_back]
     late = [
-        min(MAX_DELAY, p.reported // DAY - p.arrived // DAY)
+        p.reported // DAY - p.arrived // DAY
         for p in frauds
         if p.reported is not None and p.reported >= midnight - 30 * DAY
     ]
@@ -95,6 +96,10 @@ def meant(payments: list[Paid], day: int) -> dict[str, tuple[float, ...]]:
             possible = max(known, payments_then)
             values.append((known - everywhere * possible) / (possible + PRIOR_PAYMENTS))
     return {name: tuple(values) for name, values in out.items()}
+
+
+def too_late(paid: Paid) -> bool:
+    return paid.reported is not None and paid.reported // DAY - paid.arrived // DAY > MAX_DELAY
 
 
 def lately(payments: list[Paid], midnight: int) -> set[str]:
@@ -129,6 +134,15 @@ def test_what_arrives_after_midnight_changes_nothing(payments: list[Paid], more:
     later = [replace(p, reported=max(MIDNIGHT, p.reported)) if p.reported else p for p in payments]
     never = [replace(p, reported=None if p.reported >= MIDNIGHT else p.reported) if p.reported else p for p in later]
     assert rows(later + unknown_yet) == rows(never)
+
+
+def test_a_report_after_more_than_sixty_days_says_nothing_of_the_merchant() -> None:
+    name, other = MERCHANTS[:2]
+    reported = (TODAY - 5) * DAY
+    for late, counts in ((MAX_DELAY, True), (MAX_DELAY + 1, False)):
+        arrived = reported - late * DAY
+        found = rows([Paid(name, arrived, reported), *5 * [Paid(other, arrived)], Paid(name, reported)])
+        assert (found[name][-1] > 0) == counts
 
 
 def test_shifting_the_arrival_of_labels_changes_the_risk() -> None:

@@ -5,10 +5,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_repo.errors import DependencyDown, Fenced, LedgerMoved, RowRefused, SchemaBreak, StateAhead, StateLost
+from feature_repo.errors import (
+    DependencyDown,
+    Fenced,
+    LedgerMoved,
+    RowRefused,
+    SchemaBreak,
+    StateAhead,
+    StateBehind,
+    StateLost,
+)
 from feature_repo.hashing import partitions_of
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot
+from feature_repo.state import STATE_BYTES
+from streaming.decisions import RULES_ONLY
 from streaming.partition import Road, Taken
 from streaming.records import Records
 from streaming.scoring import Pin, Pins
@@ -194,6 +205,28 @@ def test_states_ahead_of_the_ledger_refuse() -> None:
         world.take([payment(2)], first=1)
 
 
+def test_a_running_job_refuses_states_that_came_back_older_and_the_next_one_folds_what_they_lack() -> None:
+    calm, restored = World(), World()
+    values = [payment(n) for n in range(4)]
+    calm.take(values)
+    restored.take(values[:1])
+    backup = (dict(restored.states.records), dict(restored.states.folded))
+    restored.take(values[1:3], first=1)
+    restored.states.records, restored.states.folded = backup
+    with pytest.raises(StateBehind):
+        restored.take(values[3:], first=3)
+    restored.take(values[1:], first=1)
+    assert restored.states.records == calm.states.records
+
+
+def test_offsets_without_a_record_behind_the_states_are_no_loss() -> None:
+    world = World()
+    world.states.fail_save = True
+    with pytest.raises(DependencyDown):
+        world.take([payment(1)], first=7)
+    assert world.take([payment(1), payment(2)], first=7).outcomes == {"scored": 1}
+
+
 def test_a_flood_of_bad_records_stops_before_anything_is_committed() -> None:
     world = World()
     values: list[bytes | None] = [payment(0), *[b"broken"] * 60]
@@ -289,12 +322,27 @@ def test_a_misplaced_payment_is_put_in_its_place_once() -> None:
     wrong = (belongs + 1) % 8
     world.road.take(records([payment(1)], partition=wrong), Pins(PIN), frozenset(), None)
     assert [(p, k) for p, k, _, _ in world.publisher.again] == [(belongs, b"u1")]
-    assert world.publisher.again[0][3] == f"transactions-{wrong}-0"
+    assert world.publisher.again[0][3] == {"vigil-origin": f"transactions-{wrong}-0", "vigil-placed": "8"}
     assert world.ledger.ranges[0].dead_letters == 1
     assert not world.documents("transactions.dlq")
     again = world.road.take(records([payment(1)], first=1, partition=wrong, moved=True), Pins(PIN), frozenset(), None)
     assert again.outcomes == {"KEY_MISMATCH": 1}
     assert len(world.publisher.again) == 1
+
+
+def test_a_card_number_beside_the_contracts_fields_stays_out_of_what_is_kept_and_produced_again() -> None:
+    world = World(Settings(partitions=2))
+    users = pa.array([f"u{n}" for n in range(20)])
+    elsewhere = users[partitions_of(users, 2, murmur2=True).tolist().index(1)].as_py()
+    here = users[partitions_of(users, 2, murmur2=True).tolist().index(0)].as_py()
+    note = {"note": "4111 1111 1111 1111", "device_id": "d1"}
+    first, conflicting = payment(1, here, **note), payment(1, here, amount=99.0, **note)
+    taken = world.take([first, conflicting, payment(2, elsewhere, **note)])
+    assert taken.outcomes == {"scored": 1, "ID_CONFLICT": 1, "REKEYED": 1}
+    kept = [bytes(row["payload"] or b"") for _, row in world.ledger.letters]
+    ((_, _, again, _),) = world.publisher.again
+    assert b"4111" not in b"".join([*kept, again])
+    assert json.loads(again) == {**json.loads(payment(2, elsewhere)), "device_id": "d1"}
 
 
 def test_features_do_not_depend_on_how_the_log_is_cut() -> None:
@@ -385,3 +433,49 @@ def test_what_kafka_did_not_take_is_left_unpublished() -> None:
     assert not taken.published
     assert not world.ledger.published
     assert world.ledger.committed == {0: 1}
+
+
+def test_rules_only_asks_no_model_and_reviews_every_payment_with_its_features() -> None:
+    world = World()
+    world.road._scorer = None  # type: ignore[assignment]  # whoever asks it fails
+    pins = Pins(None, None, RULES_ONLY)
+    world.road.take(records([payment(1), payment(1), payment(2, currency="EUR")]), pins, frozenset(), None)
+    said = [
+        (x["outcome"], x["unscored_reason"], x["decision"], x["model_version"]) for x in world.documents("decisions")
+    ]
+    assert said == [
+        ("unscored", "RULES_ONLY", "review", None),
+        ("duplicate", None, None, None),
+        ("unscored", "CURRENCY_UNSUPPORTED", "review", None),
+    ]
+    features = {row["transaction_id"]: row["features"] for row in rows_of(world.ledger.copies[0]) if row["features"]}
+    assert features.keys() == {b"t1"}, "a backfill can score it"
+
+
+def test_a_range_that_is_not_to_be_published_is_decided_and_left_to_the_repair() -> None:
+    world = World()
+    taken = world.road.take(records([payment(1)]), Pins(PIN), frozenset(), None, publish=False)
+    assert taken.outcomes == {"scored": 1} and taken.published is False
+    assert len(world.ledger.ranges) == 1 and world.ledger.published == [] and world.publisher.sent == []
+
+
+def test_one_user_with_all_the_payments_costs_a_range_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: as many records loaded, folded into and saved as for a single payment, and as large."""
+    world = World()
+    moved: list[tuple[str, int]] = []
+    load, save = world.states.load, world.states.save
+
+    def loaded(partition: int, users: list[str], hashes: Any) -> Any:
+        moved.append(("load", len(users)))
+        return load(partition, users, hashes)
+
+    def saved(partition: int, attempt: str, users: list[str], states: Any, folded_until: int) -> None:
+        moved.append(("save", states.nbytes))
+        save(partition, attempt, users, states, folded_until)
+
+    monkeypatch.setattr(world.states, "load", loaded)
+    monkeypatch.setattr(world.states, "save", saved)
+    values: list[bytes | None] = [payment(number, user="hot") for number in range(20_000)]
+    for first, until in ((0, 1), (1, 10_000), (10_000, 20_000)):
+        assert world.take(values[first:until], first).outcomes == {"scored": until - first}
+    assert moved == [("load", 1), ("save", STATE_BYTES)] * 3

@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from feature_repo.errors import DependencyDown, Fenced, LedgerMoved, VigilError
+from feature_repo.errors import DependencyDown, Fenced, LedgerMoved, StateBehind, VigilError
 from feature_repo.settings import Settings
 from streaming import steps
 from streaming.decisions import Range
@@ -56,7 +56,7 @@ def at_step(step: str, happens: Callable[[], None]) -> Iterator[None]:
             happens()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "_crash_after", after)
+        patch.setattr(steps, "_halt_after", after)
         yield
 
 
@@ -174,6 +174,12 @@ class Stream(RuleBasedStateMachine):
         self.world.states.records, self.world.states.folded = deepcopy(self.backup)
         self.world.states.folded.setdefault(0, 0)
 
+    @rule(size=st.integers(1, 12))
+    def go_on_after_redis_was_restored(self, size: int) -> None:
+        """A running job goes on where it was, whatever became of the states meanwhile."""
+        with suppress(StateBehind):
+            self._take(self.world.road, size, self.world.ledger.committed.get(0, 0))
+
     def teardown(self) -> None:
         if not hasattr(self, "log"):
             return
@@ -229,6 +235,13 @@ class RoadThatFoldsWhatWasGivenUp(Road):
         return offsets >= folded_until
 
 
+class RoadThatTrustsRestoredStates(Road):
+    def _folded_until(self, *args: Any) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self._ledger, "decided", lambda *_: False)
+            return super()._folded_until(*args)
+
+
 class RoadThatSavesFirst(Road):
     """Steps 7 and 8 the other way round."""
 
@@ -257,6 +270,7 @@ class RoadThatSavesFirst(Road):
         {"states": StatesWithoutFence},
         {"states": RecordsWithoutOffset, "road": RoadThatFoldsAgain},
         {"road": RoadThatFoldsWhatWasGivenUp},
+        {"road": RoadThatTrustsRestoredStates},
         {"road": RoadThatSavesFirst},
     ],
     ids=lambda mutant: "+".join(kind.__name__ for kind in mutant.values()),

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,8 @@ from feature_repo.errors import (
 from feature_repo.features import NAMES, WIDTH, feature_set_id
 from serving.client import LoadedModel, Models
 from serving.wire import SCORED
-from streaming.decisions import NOT_UNSCORED
-from streaming.scoring import CHALLENGER_PAUSE_S, Challenger, Pin, Pins, Scorer, pins
+from streaming.decisions import MODEL_DOWN, NOT_UNSCORED
+from streaming.scoring import CHALLENGER_PAUSE_S, Challenger, Pin, Pins, Scorer, pins, probe
 
 FIRST, SECOND = ("history", "amount_log"), ("new_merchant",)
 X = np.arange(5 * WIDTH, dtype=np.float32).reshape(5, WIDTH)
@@ -68,6 +69,15 @@ def challenger(client: FakeClient, chunk_rows: int = 100) -> Challenger:
     return Challenger(client, chunk_rows, WITHIN_S, clock=lambda: client.now)  # type: ignore[arg-type]  # a fake
 
 
+def champion(client: FakeClient, chunk_rows: int = 2) -> Scorer:
+    """A scorer whose pauses pass on the client's clock."""
+
+    def sleep(seconds: float) -> None:
+        client.now += seconds
+
+    return Scorer(client, chunk_rows, WITHIN_S, sleep, lambda: client.now)  # type: ignore[arg-type]  # a fake
+
+
 BOTH = Models("1", "2", (CHAMPION, OTHER))
 
 
@@ -80,9 +90,8 @@ def test_a_challenger_the_answering_worker_does_not_hold_is_none() -> None:
     assert pins(FakeClient(Models("1", "2", (CHAMPION,)))).challenger is None  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("error", [DependencyDown("model service", "here", "away"), ModelLoading()])
-def test_without_a_champion_nothing_is_pinned(error: VigilError) -> None:
-    assert pins(FakeClient(error)) == Pins(None)  # type: ignore[arg-type]
+def test_without_a_champion_nothing_is_pinned() -> None:
+    assert pins(FakeClient(ModelLoading())) == Pins(None)  # type: ignore[arg-type]
 
 
 def test_a_champion_this_build_cannot_feed_is_an_error_and_not_a_missing_model() -> None:
@@ -156,7 +165,62 @@ def test_a_challenger_that_moved_is_asked_again_with_the_next_range() -> None:
 
 def test_a_champion_that_moved_scores_the_whole_range_again_under_one_version() -> None:
     client = FakeClient(Models("2", None, (OTHER,)))
-    scores = Scorer(client, chunk_rows=2)(X, Pin.of(CHAMPION))  # type: ignore[arg-type]
+    scores = champion(client)(X, Pin.of(CHAMPION))
     assert scores.pin == Pin.of(OTHER)
     assert (scores.unscored == NOT_UNSCORED).all()
     np.testing.assert_array_equal(scores.records["score"], X[:, NAMES.index("new_merchant")])
+
+
+AWAY = DependencyDown("model service", "here", "no answer")
+
+
+def test_a_silent_service_costs_a_range_one_deadline_and_not_one_for_each_chunk() -> None:
+    client = FakeClient(BOTH, AWAY, seconds=WITHIN_S)  # it hangs: each call takes all the time it is given
+    scores = champion(client, chunk_rows=1)(X, Pin.of(CHAMPION))
+    assert (scores.unscored == MODEL_DOWN).all() and len(scores.unscored) == len(X)
+    assert len(client.asked) == 1
+
+
+def test_a_service_that_refuses_is_asked_again_until_the_deadline_and_no_longer() -> None:
+    client = FakeClient(BOTH, AWAY, seconds=0.01)
+    began = client.now
+    scores = champion(client)(X, Pin.of(CHAMPION))
+    assert (scores.unscored == MODEL_DOWN).all()
+    assert len(client.asked) > 3 and client.now - began <= WITHIN_S
+
+
+def test_what_was_scored_before_the_service_fell_silent_keeps_its_score() -> None:
+    client = FakeClient(BOTH)
+    score = client.score
+
+    def once(*args: Any) -> npt.NDArray[np.void]:
+        if client.asked:
+            client.error = AWAY
+        return score(*args)
+
+    client.score = once  # type: ignore[method-assign]
+    scores = champion(client)(X, Pin.of(CHAMPION))
+    assert scores.unscored.tolist() == [NOT_UNSCORED, NOT_UNSCORED, MODEL_DOWN, MODEL_DOWN, MODEL_DOWN]
+
+
+def test_other_ranges_of_the_batch_do_not_ask_a_silent_service_but_the_next_batch_does() -> None:
+    client = FakeClient(BOTH, AWAY)
+    scorer, pin = champion(client), Pin.of(CHAMPION, 1)
+    scorer(X, pin)
+    asked = len(client.asked)
+    client.error = None
+    assert (scorer(X, pin).unscored == MODEL_DOWN).all()
+    assert len(client.asked) == asked
+    assert (scorer(X, Pin.of(CHAMPION, 2)).unscored == NOT_UNSCORED).all()
+
+
+def test_a_service_that_is_gone_when_the_range_pins_anew_leaves_it_unscored() -> None:
+    client = FakeClient(AWAY, ModelVersionMismatch("1", ["2"]))
+    assert (champion(client)(X, Pin.of(CHAMPION)).unscored == MODEL_DOWN).all()
+
+
+def test_a_probe_asks_for_a_score_and_not_only_for_an_answer() -> None:
+    probe(FakeClient(BOTH))  # type: ignore[arg-type]
+    for client in (FakeClient(BOTH, AWAY), FakeClient(AWAY), FakeClient(ModelLoading())):
+        with pytest.raises((DependencyDown, ModelLoading)):
+            probe(client)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from pipelines import log
 from pipelines.state import bases, rebuild
 from pipelines.state.bases import Bases
 from pipelines.state.snapshots import Lineage
+from streaming.placement import Placement
 from tests.unit.test_road import World, payment, records
 
 VALUES: list[bytes | None] = [
@@ -29,14 +30,14 @@ VALUES: list[bytes | None] = [
 class Decided(World):
     """All of VALUES decided in three ranges, and a ledger that a rebuild can ask."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, buried: tuple[int, ...] = ()) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.ledger.positions = lambda: dict(self.ledger.committed)  # type: ignore[attr-defined]
         for first in range(0, len(VALUES), 16):
             self.take(VALUES[first : first + 16], first=first)
-        monkeypatch.setattr(rebuild._Work, "_buried", lambda *_: list(buried))
         monkeypatch.setattr(rebuild._Work, "_restore_merchants", lambda *_: None)
         monkeypatch.setattr(Bases, "newest_decision", lambda *_: None)
+        monkeypatch.setattr(Bases, "_placements", [Placement(1, "murmur2", {})])
         monkeypatch.setattr(Lineage, "of", lambda settings: Lineage(settings.topic, "id", 1, "murmur2", None))
         monkeypatch.setattr(bases.log, "kept", lambda settings: {0: (0, len(VALUES))})
         monkeypatch.setattr(log, "records", self.read)
@@ -54,6 +55,7 @@ class Decided(World):
 
     def rebuilt(self) -> rebuild.Done:
         self.states.replace = self.replace  # type: ignore[attr-defined]
+        self.states.mark_placement = lambda *_: None  # type: ignore[attr-defined]
         stores: Any = (self.states, self.ledger)
         return rebuild._Work(self.settings, *stores, lambda folded, total: None).run([0], None)
 
@@ -102,7 +104,8 @@ def test_states_ahead_of_the_ledger_are_taken_back_and_decided_again(decided: De
 def test_an_offset_that_was_buried_is_not_folded_though_it_parses(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    world = Decided(monkeypatch, buried=(3,))
+    world = Decided(monkeypatch)
+    monkeypatch.setattr(world.ledger, "buried", lambda *_: [3])
     world.settings = world.settings.model_copy(update={"home": tmp_path})
     before = dict(world.states.records)
     world.rebuilt()

@@ -1,13 +1,13 @@
 """Answers to POST /transactions by Idempotency-Key.
 
 Revision ID: 0014
-Revises: 0010
+Revises: 0013
 """
 
 from alembic import op
 
 revision = "0014"
-down_revision: str | None = "0010"
+down_revision: str | None = "0013"
 branch_labels = None
 depends_on = None
 

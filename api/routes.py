@@ -1,0 +1,83 @@
+"""Routes that cannot be made without saying who may use them.
+
+routes = Router(tags=["keys"])
+
+@routes.get("/keys")
+@needs(Scope.ADMIN)
+def list_keys() -> Keys: ...
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.routing import APIRoute, iter_route_contexts
+from starlette.types import Receive, Send
+from starlette.types import Scope as Connection
+
+from api.gate import Gate
+from api.scopes import Scope
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+class ScopeUndeclared(TypeError):
+    """A mistake in the code, found when the application is put together."""
+
+    def __init__(self, path: str | None) -> None:
+        super().__init__(f"{path} declares no scope: make it with api.routes.Router, and @needs below its path")
+
+
+def needs(scope: Scope | None) -> Callable[[Endpoint], Endpoint]:
+    """Only for keys with this scope; `PUBLIC` for everybody. Stands below the path."""
+
+    def declare(endpoint: Endpoint) -> Endpoint:
+        endpoint.needs = scope  # type: ignore[attr-defined]  # read by GuardedRoute alone
+        return endpoint
+
+    return declare
+
+
+class GuardedRoute(APIRoute):
+    """Asks the gate before anything of a request is read."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if not hasattr(endpoint, "needs"):
+            raise ScopeUndeclared(path)
+        self.needs: Scope | None = endpoint.needs
+        super().__init__(path, endpoint, **options)
+
+    async def handle(self, scope: Connection, receive: Receive, send: Send) -> None:
+        gate: Gate = scope["app"].state.gate
+        await gate(self.needs, super().handle, scope, receive, send)
+
+
+class Router(APIRouter):
+    """A router of guarded routes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(route_class=GuardedRoute, **options)
+
+
+async def actor(request: Request) -> str:
+    name: str = request.scope["vigil.actor"]
+    return name
+
+
+Actor = Annotated[str, Depends(actor)]  # who asks, in the audit log's words
+
+
+def declared(app: FastAPI) -> dict[tuple[str, str], Scope | None]:
+    """What each (method, path) of the OpenAPI document needs.
+
+    Raises ScopeUndeclared for a route that would be answered unasked: all but the document and its page.
+    """
+    found: dict[tuple[str, str], Scope | None] = {}
+    for context in iter_route_contexts(app.routes):
+        if context.path in (app.openapi_url, app.docs_url):
+            continue
+        route = context.original_route
+        if not isinstance(route, GuardedRoute):
+            raise ScopeUndeclared(context.path)
+        found |= {(method, str(context.path_format)): route.needs for method in context.methods or ()}
+    return found

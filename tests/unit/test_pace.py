@@ -1,0 +1,59 @@
+"""The bound of batches follows what they cost."""
+
+from collections.abc import Callable
+
+import pytest
+
+from streaming.pace import FIRST, LEAST, SETTLE_S, Pace
+
+MOST = 1_000_000
+
+
+def run(pace: Pace, takes: Callable[[int], float], waiting: Callable[[int], int], batches: int) -> list[int]:
+    """Take batches of what waits, up to the bound; the bounds they were taken under."""
+    caps, now = [], 1_000.0
+    for number in range(batches):
+        records = min(pace.cap, waiting(number))
+        seconds = takes(records)
+        pace.batch(records, seconds)
+        now += max(seconds, SETTLE_S / 5)
+        caps.append(pace.cap)
+        pace.changed(now)
+    return caps
+
+
+@pytest.mark.parametrize(("fixed", "each"), [(0.1, 5e-6), (0.3, 40e-6), (0.05, 100e-6)])
+def test_full_batches_come_to_take_what_they_should(fixed: float, each: float) -> None:
+    pace = Pace(1.0, MOST)
+    run(pace, lambda n: fixed + each * n, lambda _: MOST, 60)
+    assert fixed + each * pace.cap == pytest.approx(1.0, rel=0.4)
+
+
+def test_batches_that_are_not_full_change_nothing() -> None:
+    pace = Pace(1.0, MOST)
+    assert set(run(pace, lambda n: 0.1 + 100e-6 * n, lambda _: 500, 50)) == {FIRST}
+
+
+def test_after_slow_batches_the_bound_recovers() -> None:
+    pace = Pace(1.0, MOST)
+    run(pace, lambda n: 0.1 + 400e-6 * n, lambda _: MOST, 30)
+    slow = pace.cap
+    run(pace, lambda n: 0.1 + 10e-6 * n, lambda _: MOST, 60)
+    assert slow < 4_000
+    assert pace.cap > 50_000
+
+
+def test_it_stays_within_its_limits() -> None:
+    quick, slow = Pace(1.0, 60_000), Pace(1.0, MOST)
+    run(quick, lambda n: 1e-6 * n, lambda _: MOST, 40)
+    run(slow, lambda n: 5.0 + 1e-3 * n, lambda _: MOST, 40)
+    assert quick.cap == FIRST  # six fifths of it are not worth a restart
+    assert slow.cap == LEAST
+
+
+def test_changes_lie_apart() -> None:
+    pace = Pace(1.0, MOST)
+    pace.batch(pace.cap, 10.0)
+    assert pace.changed(100.0)
+    pace.batch(pace.cap, 0.01)
+    assert not pace.changed(100.0 + SETTLE_S / 2)
