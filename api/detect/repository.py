@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 import httpx
 
 from feature_repo.errors import DependencyDown
@@ -29,24 +30,25 @@ class ModelService:
         self._url = url
         self._timeout_s = timeout_s
         limits = httpx.Limits(keepalive_expiry=KEEP_ALIVE_S)
-        self._async = httpx.AsyncClient(base_url=url, timeout=timeout_s, limits=limits, trust_env=False)
+        self._session: aiohttp.ClientSession | None = None  # made in the loop that uses it
         self._blocking = httpx.Client(base_url=url, timeout=timeout_s, limits=limits, trust_env=False)
         self._artifacts: dict[str, str] = {}
         self._asked = float("-inf")
 
     async def detect(self, payload: bytes, record: bool, request_id: str) -> Answer:
         """The service's own answer, a problem included. Raises DependencyDown where there is none."""
-        try:
-            response = await self._async.post(
-                "/detect",
-                params={"record": "true"} if record else None,
-                content=payload,
-                headers={"Content-Type": "application/json", REQUEST_ID: request_id},
-                timeout=self._timeout_s + (RECORD_S if record else 0),
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                self._url, connector=aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_S), trust_env=False
             )
-        except httpx.HTTPError as error:
+        headers = {"Content-Type": "application/json", REQUEST_ID: request_id}
+        deadline = aiohttp.ClientTimeout(total=self._timeout_s + (RECORD_S if record else 0))
+        path = "/detect?record=true" if record else "/detect"
+        try:
+            async with self._session.post(path, data=payload, headers=headers, timeout=deadline) as response:
+                return Answer(response.status, response.headers.get("Content-Type", ""), await response.read())
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise self._down(error) from error
-        return Answer(response.status_code, response.headers.get("content-type", ""), response.content)
 
     def artifact_of(self, version: str) -> str | None:
         """sha256 of a version's artefact; None where it is not loaded or the service is away. Blocks."""
@@ -77,7 +79,8 @@ class ModelService:
         return found
 
     async def close(self) -> None:
-        await self._async.aclose()
+        if self._session is not None:
+            await self._session.close()
         self._blocking.close()
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:

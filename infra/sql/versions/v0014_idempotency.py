@@ -22,6 +22,7 @@ CREATE TABLE idempotency_keys (
 CREATE INDEX idempotency_keys_claimed_at ON idempotency_keys (claimed_at);
 
 COMMENT ON TABLE idempotency_keys IS 'Requests that named an Idempotency-Key, for a day';
+COMMENT ON COLUMN idempotency_keys.key IS 'who asked, and the key';
 COMMENT ON COLUMN idempotency_keys.body_sha256 IS 'of content type and body';
 COMMENT ON COLUMN idempotency_keys.token IS 'of the request that works on it';
 COMMENT ON COLUMN idempotency_keys.answer IS 'null while it is worked on';
