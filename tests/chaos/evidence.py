@@ -79,7 +79,7 @@ def gather(stack: Stack, sent: dict[Place, Kind], complaints: Sequence[str] = ()
     _read_elasticsearch(settings, evidence, needles)
     _read_logs(settings.home, needles)
     for service in stack.status():
-        if service.metrics:
+        if service.metrics and service.pid is not None:
             needles.look(service.metrics, httpx.get(service.metrics, timeout=30).content)
     evidence.leaks = needles.leaks
     evidence.models = {version: _model(settings, version) for version in _versions(evidence.rows)}
