@@ -46,7 +46,7 @@ test-services: setup
 test-e2e: setup
 	$(BIN)/python -m pytest tests/e2e
 
-# All processes under load with a seeded nemesis: about half an hour on 2 cores, so no part of `make test`.
+# All processes under load with a seeded nemesis: about a minute a fault, so no part of `make test`.
 CHAOS_KILLS ?= 50
 chaos: setup
 	$(BIN)/python -m tests.chaos.run --kills $(CHAOS_KILLS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED)) --out chaos.json
