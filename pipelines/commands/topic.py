@@ -21,11 +21,13 @@ def grow(
     """
     from infra.local.services import OURS
     from infra.local.stack import Stack
-    from pipelines.growth import check
+    from pipelines.growth import Grown, check
     from pipelines.growth import grow as run
 
     settings = configuration.load()
-    check(settings, partitions)
+    if check(settings, partitions) == partitions == settings.partitions:
+        typer.echo(json.dumps(Grown(settings.topic, partitions, partitions).as_json()) if as_json else "nothing to do")
+        return
     stack = Stack(settings)
     running = [service.name for service in stack.status() if service.name in OURS and service.pid]
     with Console(stderr=True).status("stopping the stream") as status:
