@@ -347,13 +347,13 @@ def test_a_request_sent_again_with_its_key_produces_nothing_and_hears_the_same(
 
 
 def test_an_id_of_another_payment_is_a_conflict(api: httpx.Client) -> None:
-    row = ROWS[0]
+    row = ROWS[-1]
     known = new_payment(
-        row["transaction_id"], user_id=USER, amount=10, timestamp=rfc3339(row["event_time"]), merchant=row["merchant"],
+        row["transaction_id"], user_id=USER, amount=row["amount"], timestamp=rfc3339(row["event_time"]), merchant=row["merchant"],
         location=row["location"], payment_method=row["payment_method"],
     )  # fmt: skip
     assert api.post("/transactions", json=known).status_code == 202
-    other = api.post("/transactions", json={**known, "amount": 11})
+    other = api.post("/transactions", json={**known, "amount": 1})
     assert (other.status_code, other.json()["code"]) == (409, "ID_CONFLICT")
     twice = "\n".join(json.dumps(new_payment(f"{TOPIC}-twice-sent", amount=amount)) for amount in (1, 2))
     batch = api.post("/transactions", content=twice, headers={"Content-Type": "application/x-ndjson"})
@@ -556,7 +556,7 @@ def test_a_payment_scored_later_replaces_its_unscored_decision(
 
 def test_repeated_payments_are_shown_when_asked_for(api: httpx.Client, insert: Callable[[list[Row]], None]) -> None:
     user, name = f"{USER}-twice", f"{TOPIC}-twice"
-    insert([decision(5000, user_id=user, transaction_id=name), repeated(5004, user_id=user, transaction_id=name)])
+    insert([decision(5000, user_id=user, transaction_id=name), repeated(5001, user_id=user, transaction_id=name)])
     assert [item["outcome"] for item in got(api.get("/transactions", params={"user_id": user}))["items"]] == ["scored"]
     again = got(api.get("/transactions", params={"user_id": user, "outcome": "duplicate"}))["items"]
     assert [(item["outcome"], item["decision"]) for item in again] == [("duplicate", None)]
