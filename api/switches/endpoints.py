@@ -21,7 +21,10 @@ def router(service: SwitchService) -> Router:
         return service.all()
 
     @routes.put(
-        "/{name}", summary="Throw a switch", responses=problems(415, 422, 503), dependencies=[Depends(json_only)]
+        "/{name}",
+        summary="Throw a switch",
+        responses=problems(400, 413, 415, 422, 503),
+        dependencies=[Depends(json_only)],
     )
     @needs(Scope.ADMIN)
     def put_switch(name: Name, body: SwitchBody, actor: Actor) -> Standing:

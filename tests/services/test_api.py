@@ -349,8 +349,8 @@ def test_a_request_sent_again_with_its_key_produces_nothing_and_hears_the_same(
 def test_an_id_of_another_payment_is_a_conflict(api: httpx.Client) -> None:
     row = ROWS[-1]
     known = new_payment(
-        row["transaction_id"], user_id=USER, amount=row["amount"], timestamp=rfc3339(row["event_time"]), merchant=row["merchant"],
-        location=row["location"], payment_method=row["payment_method"],
+        row["transaction_id"], user_id=USER, amount=row["amount"], timestamp=rfc3339(row["event_time"]),
+        merchant=row["merchant"], location=row["location"], payment_method=row["payment_method"],
     )  # fmt: skip
     assert api.post("/transactions", json=known).status_code == 202
     other = api.post("/transactions", json={**known, "amount": 1})

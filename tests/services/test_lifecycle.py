@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from api.app import create_app
 from feature_repo.errors import BadConfiguration, DependencyDown, PromotionRefused
+from feature_repo.labels import TOPIC as LABELS
 from feature_repo.settings import Settings
 from pipelines import labels, lifecycle, requests
 from pipelines.metrics import LifecycleMetrics
@@ -342,9 +343,9 @@ def test_labels_of_the_topic_are_stored_once_and_bad_ones_are_dead_letters(line:
     producer = Producer({"bootstrap.servers": line.kafka_bootstrap})
     for transaction_id in [*ids, ids[0]]:
         label = {"transaction_id": transaction_id, "is_fraud": True, "label_time": "2026-01-01T00:00:00Z"}
-        producer.produce(labels.TOPIC, json.dumps(label).encode(), key=transaction_id)
+        producer.produce(LABELS, json.dumps(label).encode(), key=transaction_id)
     marker = "".join(random.choices("abcdefghij", k=24))  # digits could pass for a card number, and be masked
-    producer.produce(labels.TOPIC, json.dumps({"transaction_id": marker, "is_fraud": 1}).encode())
+    producer.produce(LABELS, json.dumps({"transaction_id": marker, "is_fraud": 1}).encode())
     producer.flush(30)
 
     def consumed(group: str) -> None:

@@ -40,7 +40,7 @@ def line(stack: Settings) -> Settings:
 
 @pytest.fixture(scope="module")
 def run(line: Settings) -> Callable[[str], str]:
-    given = {"VIGIL_MODEL_NAME": line.model_name, "VIGIL_DATA": DATA}
+    given = {"VIGIL_MODEL_NAME": line.model_name, "VIGIL_DATA": DATA, "VIGIL_TOPIC": line.topic}
     return lambda name: notebooks.run(name, environment(line) | given)
 
 

@@ -1,5 +1,6 @@
 """Operators' commands on real servers: dead letters produced again, stores compared, old days dropped, late scores."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -17,7 +18,10 @@ from confluent_kafka.admin import NewTopic
 from elasticsearch import Elasticsearch
 from typer.testing import CliRunner
 
+from api.postgres import Database
+from api.prepared import PreparedDatabase
 from api.transactions.repository import TransactionRepository
+from api.transactions.schemas import ListFilters
 from feature_repo.errors import BadConfiguration, DeadLetterUnknown, DependencyDown, Unreconciled
 from feature_repo.parser import ParseOptions
 from feature_repo.settings import Settings
@@ -627,15 +631,21 @@ def test_what_had_no_model_is_scored_later_and_the_newest_revision_is_shown(sile
 
 
 def test_the_api_answers_the_newest_revision(silent: Stream) -> None:
-    from api.filters import Filters
-    from api.postgres import Database
-
     backfill(silent)
-    with closing(Database(silent.settings.postgres_reader_dsn)) as database:
-        repository = TransactionRepository(database)
-        ours = repository.page(Filters(user_id="user 0", limit=500), None)
-        ours = [row for row in ours if row["kafka_topic"] == silent.settings.topic]
-    assert {row["transaction_id"]: row["revision"] for row in ours} == {
+    dsn = silent.settings.postgres_reader_dsn
+
+    async def listed() -> bytes:
+        prepared = PreparedDatabase(dsn)
+        try:
+            with closing(Database(dsn)) as database:
+                asked = ListFilters(user_id="user 0", limit=500)
+                return (await TransactionRepository(database, prepared).page(asked, None, datetime.now(UTC))).content
+        finally:
+            await prepared.close()
+
+    items = json.loads(b"[" + asyncio.run(listed()) + b"]")
+    ours = [item for item in items if item["decision_id"].startswith(f"{silent.settings.topic}-")]
+    assert {item["transaction_id"]: item["revision"] for item in ours} == {
         "p0": 2, "p5": 2, "p10": 2, "p15": 2, "p50": 1,
     }  # fmt: skip
 

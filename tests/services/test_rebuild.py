@@ -20,6 +20,7 @@ from feature_repo import definitions, verdicts
 from feature_repo.errors import DependencyDown, StoreUnavailable
 from feature_repo.hashing import hash_texts
 from feature_repo.keys import CURRENT_SNAPSHOT
+from feature_repo.labels import TOPIC as LABELS
 from feature_repo.merchants import snapshot_of
 from feature_repo.settings import Settings
 from feature_repo.snapshot import COLUMNS, Snapshot
@@ -185,7 +186,7 @@ def test_a_label_of_the_topic_is_in_a_training_set_from_when_it_was_learnt(stack
     producer = Producer({"bootstrap.servers": stack.kafka_bootstrap})
     for transaction_id, verdict in ((fraud, False), (genuine, True)):
         said = {"transaction_id": transaction_id, "is_fraud": verdict, "label_time": learnt.isoformat(), "source": name}
-        producer.produce(labels.TOPIC, json.dumps(said).encode())
+        producer.produce(LABELS, json.dumps(said).encode())
     producer.flush(30)
     stop = threading.Event()
     consumer = threading.Thread(target=labels.consume, args=(stack, stop, uuid.uuid4().hex))
