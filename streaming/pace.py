@@ -18,7 +18,8 @@ WORTH_IT = 1.5  # times the old bound, either way
 # Sums over batches of 1, n, n * n, s and n * s, n in records and s in seconds. One of no records is never forgotten:
 # of batches that are all alike nobody could tell the fixed cost.
 EMPTY = np.array([1.0, 0.0, 0.0, FIXED_S, 0.0])
-SETTLE_S = 30.0  # between two changes: the code of a new query gets faster for a while
+SETTLE_S = 10.0  # between two changes
+WARMING = 4  # batches of a new query that tell nothing: workers start, and code is being compiled
 
 
 class Pace:
@@ -31,10 +32,14 @@ class Pace:
         self._sums = EMPTY
         self._changed = -math.inf
         self._full = False
+        self._warming = WARMING
 
     def batch(self, records: int, seconds: float) -> None:
         """A batch was taken."""
         if not records:
+            return
+        if self._warming:
+            self._warming -= 1
             return
         taken = np.array([1.0, records, records**2, seconds, records * seconds])
         self._sums = MEMORY * self._sums + taken + (1 - MEMORY) * EMPTY
@@ -63,5 +68,5 @@ class Pace:
         wanted = min(max(wanted, LEAST), self._most)
         if not self._full or 1 / WORTH_IT < wanted / self.cap < WORTH_IT:
             return False
-        self.cap, self._changed, self._full = wanted, now, False
+        self.cap, self._changed, self._full, self._warming = wanted, now, False, WARMING
         return True

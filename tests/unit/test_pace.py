@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from streaming.pace import FIRST, LEAST, SETTLE_S, Pace
+from streaming.pace import FIRST, LEAST, SETTLE_S, WARMING, Pace
 
 MOST = 1_000_000
 
@@ -25,7 +25,7 @@ def run(pace: Pace, takes: Callable[[int], float], waiting: Callable[[int], int]
 @pytest.mark.parametrize(("fixed", "each"), [(0.1, 5e-6), (0.3, 40e-6), (0.05, 100e-6)])
 def test_full_batches_come_to_take_what_they_should(fixed: float, each: float) -> None:
     pace = Pace(1.0, MOST)
-    run(pace, lambda n: fixed + each * n, lambda _: MOST, 60)
+    run(pace, lambda n: fixed + each * n, lambda _: MOST, 120)
     assert fixed + each * pace.cap == pytest.approx(1.0, rel=0.4)
 
 
@@ -36,24 +36,27 @@ def test_batches_that_are_not_full_change_nothing() -> None:
 
 def test_after_slow_batches_the_bound_recovers() -> None:
     pace = Pace(1.0, MOST)
-    run(pace, lambda n: 0.1 + 400e-6 * n, lambda _: MOST, 30)
+    run(pace, lambda n: 0.1 + 400e-6 * n, lambda _: MOST, 60)
     slow = pace.cap
-    run(pace, lambda n: 0.1 + 10e-6 * n, lambda _: MOST, 60)
+    run(pace, lambda n: 0.1 + 10e-6 * n, lambda _: MOST, 120)
     assert slow < 4_000
     assert pace.cap > 50_000
 
 
 def test_it_stays_within_its_limits() -> None:
     quick, slow = Pace(1.0, 60_000), Pace(1.0, MOST)
-    run(quick, lambda n: 1e-6 * n, lambda _: MOST, 40)
-    run(slow, lambda n: 5.0 + 1e-3 * n, lambda _: MOST, 40)
+    run(quick, lambda n: 1e-6 * n, lambda _: MOST, 80)
+    run(slow, lambda n: 5.0 + 1e-3 * n, lambda _: MOST, 80)
     assert quick.cap == FIRST  # six fifths of it are not worth a restart
     assert slow.cap == LEAST
 
 
-def test_changes_lie_apart() -> None:
+def test_changes_lie_apart_and_the_first_batches_of_a_query_tell_nothing() -> None:
     pace = Pace(1.0, MOST)
-    pace.batch(pace.cap, 10.0)
-    assert pace.changed(100.0)
-    pace.batch(pace.cap, 0.01)
+    for number in range(WARMING + 1):
+        pace.batch(pace.cap, 10.0)
+        assert pace.changed(100.0) == (number == WARMING)
+    for _ in range(WARMING + 60):
+        pace.batch(pace.cap, 0.01)
     assert not pace.changed(100.0 + SETTLE_S / 2)
+    assert pace.changed(100.0 + SETTLE_S)
