@@ -197,9 +197,10 @@ def _render(
         identity = _whole(data, starts[21], 8)
         found[1] = identity
         found[2] = _whole(data, starts[4], 8)
-        if identity >> 4 == before:  # an earlier revision, right behind the one that took its place
+        # An earlier revision, right behind the one that took its place; the very same id is of another topic.
+        if identity >> 4 == before >> 4 and identity != before:
             continue
-        before = identity >> 4
+        before = identity
         if shown:
             out[at] = between
             at += 1
