@@ -136,7 +136,8 @@ class Job:
         self._looks_behind = 0
         self._warned = False
         self._partitions_ensured: date | None = None
-        self.busy = Lock()  # held while a batch is taken: who stops the query waits for it
+        self._busy = Lock()  # held while a batch is taken
+        self._leaving = False
         self.stopped_by: VigilError | None = None
         self.interrupted = False
 
@@ -176,12 +177,27 @@ class Job:
                 added, self._settings.topic, self._settings.partitions,
             )  # fmt: skip
 
+    def leave(self) -> None:
+        """Wait for the batch under way, and begin no other one: the query can then be stopped.
+
+        To stop it with a batch waiting for us would be to wait for each other.
+        """
+        with self._busy:
+            self._leaving = True
+
+    def come_back(self) -> None:
+        """Take the batches of a new query."""
+        self._leaving = self.interrupted = False
+
     def take(self, batch: "DataFrame", number: int) -> None:
         """Take one micro-batch; holds it, never skips it, while a store does not answer or the stream is paused.
 
         Partitions that were committed meanwhile are recognised by the ledger and change nothing.
         """
-        with self.busy:
+        with self._busy:
+            if self._leaving:
+                self.interrupted = True
+                raise Interrupted
             started, waited = time.perf_counter(), self.waited
             results = self._take(batch, number)
             done = Batch(number, time.perf_counter() - started, tuple(results))

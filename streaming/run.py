@@ -56,14 +56,13 @@ def run(
             with watching(settings, metrics, job, reporter):
                 while query.isActive:
                     if stop.is_set():
-                        with job.busy:
-                            query.stop()
+                        job.leave()
+                        query.stop()
                     elif not until_caught_up and job.pace.changed(time.monotonic()):
-                        log.info(
-                            "batches of up to %d records from now on: a + b * n is %s", job.pace.cap, job.pace.cost()
-                        )
-                        with job.busy:
-                            query.stop()
+                        log.info("batches of at most %d records from now on: %s", job.pace.cap, job.pace.line())
+                        job.leave()
+                        query.stop()
+                        job.come_back()
                         query = start(spark, job, settings, until_caught_up=False)
                     time.sleep(POLL_S)
             raise_why(job.stopped_by, None if job.interrupted else query.exception())
