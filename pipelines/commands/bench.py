@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from pipelines.bench.road import Report
 
 
+TABLE_WIDTH = 130  # narrower, its columns would be cut
+
+
 class Roads(StrEnum):
     decisions = "decisions"
     everything = "everything"
@@ -63,6 +66,7 @@ def _print_road(report: "Report") -> None:
     from rich.table import Table
 
     console = Console(soft_wrap=True)
+    console.width = max(console.width, TABLE_WIDTH)
     for name in dict.fromkeys(run.road for run in report.runs):
         runs = [run for run in report.runs if run.road == name]
         table = Table(title=f"the road: {name}")
