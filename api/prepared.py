@@ -18,7 +18,12 @@ from feature_repo.errors import StoreUnavailable
 STATEMENTS = 200  # kept by each connection
 SLACK_S = 1.0  # beyond the server's own deadline, for a server that does not answer at all
 STALLED = "60s"  # a reader that takes nothing for so long is let go
-DOWN = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# What a connection that the server closed says at its next use; the last where it did so at that very moment.
+BROKEN = (
+    OSError, asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)  # fmt: skip
+DOWN = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 Answer = TypeVar("Answer")
 
@@ -71,7 +76,7 @@ class PreparedDatabase:
         try:
             try:
                 return await self._run(ask)
-            except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError):
+            except BROKEN:
                 await self.close()  # every kept connection is as old as this one: a restart broke them all
                 return await self._run(ask)
         except DOWN as error:
