@@ -17,13 +17,14 @@ import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from feature_repo.errors import BadConfiguration, DependencyDown
+from feature_repo.labels import TOPIC
 from feature_repo.settings import Settings
 from pipelines.clock import Clock, SystemClock
 from pipelines.defects import Counts, Defects, messages
 from pipelines.defects import Message as ToSend
 from pipelines.sources import Report
 
-LABELS, SIMULATOR = "labels", "simulator"  # topic, and who says so
+SIMULATOR = "simulator"  # who says so
 TICK_S = 0.01  # how often what is due is sent
 LARGEST_BATCH = 8_192  # payments prepared at once
 LARGEST_STEP = 2_048  # messages between two polls
@@ -110,7 +111,7 @@ class Delivery:
     def send_labels(self, labels: list[ToSend]) -> None:
         """To their own topic; few, so that the queue takes them."""
         for value, key in labels:
-            self.producer.produce(LABELS, value=value, key=key, on_delivery=self._on_failure)
+            self.producer.produce(TOPIC, value=value, key=key, on_delivery=self._on_failure)
         self.poll(0)
 
     def poll(self, seconds: float) -> None:
