@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import psutil
@@ -46,12 +47,12 @@ def choose(mode: str, earlier: Ports) -> tuple[Ports, list[Taken]]:
     ports: Ports = {}
     taken = []
     for name, usual in DEFAULTS.items():
-        if mode == "random":
-            ports[name] = next(p for p in (earlier.get(name), free_port()) if p and _usable(p, ports))
-        elif _usable(usual, ports):
+        if mode != "random" and _usable(usual, ports):
             ports[name] = usual
-        else:
-            ports[name] = next(p for p in (earlier.get(name), free_port()) if p and _usable(p, ports))
+            continue
+        kept = earlier.get(name)
+        ports[name] = kept if kept and _usable(kept, ports) else free_port(other_than=ports.values())
+        if mode != "random":
             taken.append(Taken(name, usual, holder(usual), ports[name]))
     return ports, taken
 
@@ -73,7 +74,7 @@ def is_free(port: int) -> bool:
     return True
 
 
-def free_port() -> int:
+def free_port(other_than: Collection[int] = ()) -> int:
     """A port nobody holds now, below the range the kernel hands to outgoing connections.
 
     A port from that range could be taken by any client between choosing and binding.
@@ -83,7 +84,7 @@ def free_port() -> int:
     low, high = 20_000, _ephemeral_start()
     for _ in range(200):
         port = random.randrange(low, high)
-        if is_free(port):
+        if port not in other_than and is_free(port):
             return port
     raise OSError(errno.EADDRINUSE, f"no free port between {low} and {high}")
 

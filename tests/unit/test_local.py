@@ -180,3 +180,10 @@ def test_windows_can_be_left_out_of_what_starts() -> None:
     everything = set(usual(settings.model_copy(update={"windows": True})))
     assert everything == set(services.NAMES)
     assert everything - set(usual(settings.model_copy(update={"windows": False}))) == {"windows"}
+
+
+def test_no_two_servers_are_given_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = iter(itertools.cycle([30_000, 30_000, *range(30_000, 30_000 + len(ports.DEFAULTS))]))
+    monkeypatch.setattr("random.randrange", lambda low, high: next(few))
+    chosen, _ = ports.choose("random", {})
+    assert len(set(chosen.values())) == len(ports.DEFAULTS)
