@@ -1,10 +1,11 @@
 """Rows of PostgreSQL as the JSON of `Decision`, in one compiled pass over what the server sent.
 
 A page of fifty decisions has a thousand values: as Python objects, and put into JSON from there, they cost more than
-finding them. `SHOWN` names the columns in the order of the schema's fields; `record_send` gives them in PostgreSQL's
+finding them. `SHOWN` gives a row, of which `READ` are the columns, in the order of the schema's fields and in PostgreSQL's
 binary form (its manual, "Message Formats": a count, then for each an OID, a length and the value).
 """
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -40,7 +41,8 @@ COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("revision", "d.id", PLACE),
     ("ingested_at", "d.ingested_at", TIME),
 )
-SHOWN = ", ".join(f"{expression} AS {name}" for name, expression, _ in COLUMNS)
+SHOWN = f"record_send(ROW({', '.join(expression for _, expression, _ in COLUMNS)}))"
+READ = ", ".join(dict.fromkeys(column for _, expression, _ in COLUMNS for column in re.findall(r"d\.\w+", expression)))
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from api.postgres import Database
 from api.prepared import PreparedDatabase
-from api.transactions.render import SHOWN, Rendered, Renderer
+from api.transactions.render import READ, SHOWN, Rendered, Renderer
 from api.transactions.schemas import ExportFilters, ListFilters
 
 DETAIL = """d.id, d.transaction_id, d.user_id, d.amount, d.currency, d.event_time, d.merchant, d.location,
@@ -109,7 +109,8 @@ class TransactionRepository:
         self, filters: ListFilters, after: Position | None, start: datetime, now: datetime, words: Words
     ) -> Rendered:
         statement = listed(filters, after, (start, now + AHEAD), filters.limit + 1, words)
-        wrapped = f"SELECT string_agg(record_send(x), ''::bytea) FROM ({statement.text}) x"
+        # The expressions stand outside, so that they are made for the rows of the page, and not once a partition.
+        wrapped = f"SELECT string_agg({SHOWN}, ''::bytea) FROM ({statement.text}) d"
         records = await self._prepared.value(wrapped, statement.parameters)
         return self._renderer.render(records or b"", filters.limit)
 
@@ -124,7 +125,7 @@ class TransactionRepository:
             async for records in pieces:
                 yield renderer.render(b"".join(records), len(records), b"\n").content + b"\n"
 
-        wrapped = f"SELECT record_send(x) FROM ({statement.text}) x"
+        wrapped = f"SELECT {SHOWN} FROM ({statement.text}) d"
         async with self._prepared.pieces(wrapped, statement.parameters, EXPORTED_ROWS) as pieces:
             yield lines(pieces)
 
@@ -156,7 +157,7 @@ def listed(
     limit: int | None,
     words: Words = (),
 ) -> Statement:
-    """SHOWN of the decisions asked for that arrived in this time, in the order asked for."""
+    """READ of the decisions asked for that arrived in this time, in the order asked for."""
     parameters: list[Any] = []
 
     def given(value: Any) -> str:
@@ -184,7 +185,7 @@ def listed(
         sign = "<" if descending else ">"
         conditions.append(f"({column}, d.id) {sign} ({given(after.value)}, {given(last)})")
     way = "DESC" if descending else "ASC"
-    text = f"SELECT {SHOWN} FROM decisions d WHERE {' AND '.join(conditions)} ORDER BY {column} {way}, d.id {way}"
+    text = f"SELECT {READ} FROM decisions d WHERE {' AND '.join(conditions)} ORDER BY {column} {way}, d.id {way}"
     return Statement(text if limit is None else f"{text} LIMIT {limit}", parameters)
 
 
