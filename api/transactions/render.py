@@ -1,8 +1,8 @@
 """Rows of PostgreSQL as the JSON of `Decision`, in one compiled pass over what the server sent.
 
 A page of fifty decisions has a thousand values: as Python objects, and put into JSON from there, they cost more than
-finding them. `SHOWN` gives a row, of which `READ` are the columns, in the order of the schema's fields and in PostgreSQL's
-binary form (its manual, "Message Formats": a count, then for each an OID, a length and the value).
+finding them. `SHOWN` gives a row, of which `READ` are the columns, in the order of the schema's fields and in
+PostgreSQL's binary form (its manual, "Message Formats": a count, then for each an OID, a length and the value).
 """
 
 import re

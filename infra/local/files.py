@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from feature_repo.errors import AlreadyRunning
-from infra.local.ports import HOST, Ports
+from feature_repo.settings import Settings
+from infra.local.ports import HOST, Ports, reached_at
 
 ROLES = ("postgres", "vigil_migrator", "vigil_writer", "vigil_reader", "vigil_mlflow")
 
@@ -110,7 +111,7 @@ def locked(path: Path, *, wait: bool = False, what: str = "another command") -> 
         yield
 
 
-def stack_env(ports: Ports, secrets: dict[str, str], partitions: int) -> str:
+def stack_env(settings: Settings, ports: Ports, secrets: dict[str, str], partitions: int) -> str:
     """The `VIGIL_*` lines every command reads: addresses, the roles' passwords inside their DSNs, partitions."""
 
     def dsn(role: str) -> str:
@@ -124,8 +125,8 @@ def stack_env(ports: Ports, secrets: dict[str, str], partitions: int) -> str:
         "REDIS_URL": f"redis://{HOST}:{ports['redis']}/0",
         "ELASTICSEARCH_URL": f"http://{HOST}:{ports['elasticsearch']}",
         "MLFLOW_URL": f"http://{HOST}:{ports['mlflow']}",
-        "SERVING_URL": f"http://{HOST}:{ports['serving']}",
-        "API_URL": f"http://{HOST}:{ports['api']}",
+        "SERVING_URL": f"http://{reached_at(settings, 'serving')}:{ports['serving']}",
+        "API_URL": f"http://{reached_at(settings, 'api')}:{ports['api']}",
         "SPARK_UI_PORT": str(ports["spark_ui"]),
         "STREAM_METRICS_PORT": str(ports["stream_metrics"]),
         "INDEXER_METRICS_PORT": str(ports["indexer_metrics"]),

@@ -8,7 +8,7 @@ from feature_repo.settings import Settings, inherited
 from infra.local import account, java
 from infra.local.account import Account
 from infra.local.files import Files
-from infra.local.ports import HOST, Ports
+from infra.local.ports import Ports, reached_at
 from infra.local.process import MARK
 
 # Each process does its own work on one core; a pool per library would only fight over two of them.
@@ -40,7 +40,8 @@ class Plan:
         return java.find(self.settings, self.account).java
 
     def address(self, name: str) -> str:
-        return f"{HOST}:{self.ports[name]}"
+        """Where this machine reaches a server."""
+        return f"{reached_at(self.settings, name)}:{self.ports[name]}"
 
     def folder(self, name: str) -> Path:
         """The data folder of one server, made if need be and owned by the servers' account."""

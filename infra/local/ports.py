@@ -4,8 +4,11 @@ import errno
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 import psutil
+
+from feature_repo.settings import Settings
 
 HOST = "127.0.0.1"
 DEFAULTS = {
@@ -23,6 +26,7 @@ DEFAULTS = {
     "indexer_metrics": 9465,
     "lifecycle_metrics": 9466,
 }
+INTERNAL = ("serving", "spark_ui", "stream_metrics", "indexer_metrics", "lifecycle_metrics")  # on `internal_bind`
 Ports = dict[str, int]
 
 
@@ -55,6 +59,18 @@ def choose(mode: str, earlier: Ports) -> tuple[Ports, list[Taken]]:
         if mode != "random":
             taken.append(Taken(name, usual, holder(usual), ports[name]))
     return ports, taken
+
+
+def reached_at(settings: Settings, name: str) -> str:
+    """The host in a server's URL: the address it listens on, or loopback where it listens on all."""
+    bound = settings.bind if name == "api" else settings.internal_bind if name in INTERNAL else HOST
+    try:
+        address = ip_address(bound)
+    except ValueError:
+        return bound  # a name
+    if address.version == 6:
+        return "[::1]" if address.is_unspecified else f"[{address}]"  # all of IPv6 alone: asyncio keeps IPv4 out
+    return HOST if address.is_unspecified else bound
 
 
 def _usable(port: int, ports: Ports) -> bool:

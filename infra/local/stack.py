@@ -116,7 +116,7 @@ class Stack:
         said = configuration.inherited().get("VIGIL_PARTITIONS", str(partitions))
         if said != str(partitions) or not self.files.stack_env.is_file():
             return False
-        environment = files.stack_env(self.files.ports(), self.files.secrets(), partitions)
+        environment = files.stack_env(self.settings, self.files.ports(), self.files.secrets(), partitions)
         files.replace(self.files.stack_env, environment)
         self.settings = configuration.load(home=self.settings.home)
         return True
@@ -154,7 +154,7 @@ class Stack:
         for one in taken:
             progress("ports", "taken", str(one))
         self.files.write_ports(chosen)
-        environment = files.stack_env(chosen, self.files.secrets(), self._partitions())
+        environment = files.stack_env(self.settings, chosen, self.files.secrets(), self._partitions())
         files.replace(self.files.stack_env, environment)
         self.settings = configuration.load(home=self.settings.home)
 

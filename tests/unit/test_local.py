@@ -157,7 +157,7 @@ def test_the_stack_file_is_what_settings_read(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "run").mkdir()
     chosen = {name: 20_000 + i for i, name in enumerate(ports.DEFAULTS)}
     secrets = files.Files(tmp_path).secrets()
-    files.replace(tmp_path / "stack.env", files.stack_env(chosen, secrets, 3))
+    files.replace(tmp_path / "stack.env", files.stack_env(configuration.load(home=tmp_path), chosen, secrets, 3))
     found = configuration.load(home=tmp_path)
     assert found.kafka_bootstrap == f"127.0.0.1:{chosen['kafka']}"
     assert found.spark_ui_port == chosen["spark_ui"]
@@ -187,3 +187,16 @@ def test_no_two_servers_are_given_one_port(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("random.randrange", lambda low, high: next(few))
     chosen, _ = ports.choose("random", {})
     assert len(set(chosen.values())) == len(ports.DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("bind", "host"),
+    [
+        ("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8::7", "[2001:db8::7]"), ("vigil.example", "vigil.example"),
+    ],
+)  # fmt: skip
+def test_a_service_is_asked_where_it_listens(tmp_path: Path, bind: str, host: str) -> None:
+    settings = configuration.load(home=tmp_path, bind=bind, internal_bind=bind)
+    assert ports.reached_at(settings, "api") == ports.reached_at(settings, "serving") == host
+    assert ports.reached_at(settings, "postgres") == "127.0.0.1"
