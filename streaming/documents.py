@@ -5,7 +5,7 @@ contract is `feature_repo/contracts/decisions.schema.json`.
 """
 
 import json
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ SCORE_DECIMALS = 6
 class Message(TypedDict):
     """One message as it goes to Kafka, in the form its client takes."""
 
-    key: bytes
+    key: NotRequired[bytes]
     value: bytes
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from confluent_kafka import Producer
 
 from feature_repo import settings as configuration
 from feature_repo.hashing import partitions_of
@@ -21,6 +20,8 @@ from feature_repo.transaction import HISTORY_SCHEMA, SCHEMA
 from pipelines.clock import SystemClock
 from pipelines.messages import encode
 from pipelines.produce import Pace
+from streaming.documents import Message
+from streaming.publish import Publisher
 
 USERS = 200_000
 MERCHANTS = 100_000
@@ -29,6 +30,7 @@ DAY_US = 86_400_000_000
 DEFECTS = ("malformed", "duplicate", "unkeyed", "late")
 DEFECT = 0.005  # share of each: 2 % in all
 BATCH = 16_384
+ACKNOWLEDGED_S = 60.0
 FRAUD = 0.002  # share of the history's payments that are somebody else's
 _METHODS = ("credit_card", "debit_card", "wallet", "bank_transfer")
 
@@ -93,19 +95,9 @@ class Sent:
 
 
 def send(settings: Settings, traffic: Traffic, first: int, count: int, rate: float | None) -> Sent:
-    """Send payments `first` to `first + count` with their defects; repeats come on top."""
+    """Send payments `first` to `first + count` with their defects; repeats come on top. Raises DependencyDown."""
     pace, began, sent = Pace(rate, SystemClock()), time.monotonic(), 0
-    producer = Producer(
-        {
-            "bootstrap.servers": settings.kafka_bootstrap,
-            "linger.ms": 5 if rate else 50,
-            "batch.size": 1_000_000,
-            "batch.num.messages": 50_000,
-            "compression.type": "lz4",
-            "queue.buffering.max.messages": 500_000,
-            "delivery.report.only.error": True,
-        }
-    )
+    publisher = Publisher(settings.kafka_bootstrap, ACKNOWLEDGED_S)
     rows = BATCH if rate is None else max(64, min(BATCH, int(rate / 10)))
     for start in range(first, first + count, rows):
         messages = _messages(settings, traffic, start, min(rows, first + count - start))
@@ -114,17 +106,13 @@ def send(settings: Settings, traffic: Traffic, first: int, count: int, rate: flo
             step, messages = messages[:due], messages[due:]
             for partition in range(settings.partitions):
                 mine = [message for place, message in step if place == partition]
-                while mine:
-                    producer.produce_batch(settings.topic, mine, partition=partition)
-                    mine = [message for message in mine if message.pop("_error", None) is not None]
-                    producer.poll(0.05 if mine else 0)
+                publisher.send(settings.topic, partition, mine)
             sent += len(step)
-    if producer.flush(60):
-        raise RuntimeError("Kafka did not take all messages")
+    publisher.flush()
     return Sent(sent, time.monotonic() - began, pace.behind_s)
 
 
-def _messages(settings: Settings, traffic: Traffic, first: int, count: int) -> list[tuple[int, dict[str, bytes]]]:
+def _messages(settings: Settings, traffic: Traffic, first: int, count: int) -> list[tuple[int, Message]]:
     """Messages with the partition each goes to, defects among them."""
     payments, _ = traffic.batch(first, count)
     kind = np.random.default_rng([11, first]).random(count) // DEFECT
@@ -138,11 +126,11 @@ def _messages(settings: Settings, traffic: Traffic, first: int, count: int) -> l
     places = partitions_of(payments.column("user_id"), settings.partitions, murmur2=settings.murmur2).tolist()
     keys = payments.column("user_id").cast(pa.binary()).to_pylist()
     values = encode(payments).to_pylist()
-    messages = [(place, {"key": k, "value": v}) for place, k, v in zip(places, keys, values, strict=True)]
+    messages = [(place, Message(key=k, value=v)) for place, k, v in zip(places, keys, values, strict=True)]
     for row in np.flatnonzero(kind == DEFECTS.index("malformed")).tolist():
         messages[row][1]["value"] = values[row][:-9]
     for row in np.flatnonzero(kind == DEFECTS.index("unkeyed")).tolist():
-        messages[row] = ((places[row] + 1) % settings.partitions, {"value": values[row]})
+        messages[row] = ((places[row] + 1) % settings.partitions, Message(value=values[row]))
     return messages + [messages[row] for row in np.flatnonzero(kind == DEFECTS.index("duplicate")).tolist()]
 
 
