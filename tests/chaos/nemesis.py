@@ -252,7 +252,6 @@ FAULTS: dict[str, Callable[[Site], str]] = {
     "PostgreSQL from an older backup": outages.postgres_from_older_backup,
     "Elasticsearch killed": outages.kill_server("elasticsearch"),
     "search index read-only": outages.search_read_only,
-    "search refuses documents": outages.search_refuses_documents,
     "Kafka killed": outages.kill_server("kafka"),
     "Kafka refuses decisions": outages.kafka_refuses_decisions,
     "Redis from an older snapshot": outages.redis_from_older_snapshot,
