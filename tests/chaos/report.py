@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tests.chaos.checker import Evidence, Violation
@@ -31,7 +32,8 @@ class Struck:
 
     @property
     def what(self) -> str:
-        return f"{self.detail} [red]{self.wrong}[/]".strip() if self.wrong else self.detail
+        """For the screen."""
+        return f"{escape(self.detail)} [red]{escape(self.wrong)}[/]".strip() if self.wrong else escape(self.detail)
 
 
 @dataclass
@@ -81,7 +83,7 @@ def conclude(console: Console, report: Report) -> None:
         console.print(f"[yellow]skipped[/] {fault}: {reason}", highlight=False)
     console.print(", ".join(f"{count:,} {name}" for name, count in report.counts.items()), highlight=False)
     for violation in report.violations:
-        console.print(f"[red]{violation.invariant} {violation.what}[/], {violation.count} times:")
+        console.print(f"[red]{violation.invariant} {escape(violation.what)}[/], {violation.count} times:")
         for example in violation.examples:
             console.print(f"    {example}", highlight=False, markup=False)
     done = f"{len(report.struck)} of {report.wanted} faults in {report.minutes:.0f} minutes, seed {report.seed}"
