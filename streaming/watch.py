@@ -66,14 +66,13 @@ def waiting(
         deadline = time.monotonic() + timeout_s
         while sought:
             message = consumer.poll(max(0.0, deadline - time.monotonic()))
-            if message is None:
+            if message is None or time.monotonic() > deadline:
                 raise DependencyDown("Kafka", bootstrap, f"no answer within {timeout_s:.0f} s", remedy="vigil up")
             error, number, offset = message.error(), message.partition(), message.offset()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 raise DependencyDown("Kafka", bootstrap, error.str(), remedy="vigil up")
             if number in sought:
                 sought.discard(number)
-                consumer.pause([TopicPartition(topic, number)])
                 left[number] = 0 if error is not None or offset is None else found[number].after(offset)
         return left
     except KafkaException as error:

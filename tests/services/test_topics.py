@@ -21,7 +21,7 @@ from confluent_kafka.admin import (
 from feature_repo.errors import BadConfiguration, DependencyDown
 from feature_repo.settings import Settings
 from infra.kafka import provision
-from streaming.watch import waiting, watcher
+from streaming.watch import spans, waiting, watcher
 
 FILE = """
 topics:
@@ -140,6 +140,10 @@ def test_what_transactions_leave_behind_and_hold_back_waits_for_nothing(own: Set
 
     with closing(watcher(own, "test-watch")) as consumer:
 
+        def ends(partition: int, high: int) -> None:
+            """Kafka writes the mark a moment after it confirmed the end."""
+            until(lambda: spans(consumer, own.topic, own.kafka_bootstrap, 30.0)[partition].high == high)
+
         def waits(*decided: int) -> list[int]:
             found = waiting(consumer, own.topic, own.kafka_bootstrap, dict(enumerate(decided)), 30.0)
             return [found[partition] for partition in range(own.partitions)]
@@ -150,9 +154,11 @@ def test_what_transactions_leave_behind_and_hold_back_waits_for_nothing(own: Set
         assert waits() == [3, 0, 0] and waits(2) == [1, 0, 0] and waits(3) == [0, 0, 0]
         transact(0, 2)
         transactional.commit_transaction(30)
+        ends(0, 6)
         assert waits(4)[0] > 0 and waits(5) == [0, 0, 0]  # 5 is its mark
         transact(1, 4)
         transactional.abort_transaction(30)
+        ends(1, 5)
         assert waits(5, 0) == [0, 0, 0]
         plain.produce(own.topic, b"{}", partition=1)
         assert plain.flush(30) == 0
@@ -160,4 +166,5 @@ def test_what_transactions_leave_behind_and_hold_back_waits_for_nothing(own: Set
         transact(2, 2)
         assert waits(5, 6) == [0, 0, 0]  # not to be read before it ends
         transactional.commit_transaction(30)
+        ends(2, 3)
         assert waits(5, 6)[2] > 0 and waits(5, 6, 2) == [0, 0, 0]
