@@ -59,7 +59,7 @@ class Site:
         for number in range(first, first + count):
             payment = {
                 "transaction_id": f"{self.settings.topic}-{number}",
-                "user_id": f"user {number % 5}",
+                "user_id": f"outage {number % 5}",
                 "amount": 10.0 + number,
                 "timestamp": datetime.now(UTC).isoformat(),
                 "merchant": "Bakery",
