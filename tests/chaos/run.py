@@ -77,7 +77,7 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 180)
     console.print(f"seed {given.seed}, {kills} faults, {given.rate:.0f} messages per second", highlight=False)
     _no_settings_of_the_shell()
-    report = Report(given.seed, given.rate)
+    report, began = Report(given.seed, given.rate), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vigil-halts-") as halts, tempfile.TemporaryDirectory() as images:
         os.environ |= {"VIGIL_HALT_AT": halts, "VIGIL_WINDOWS": "false"}
         stack, disks = new_stack(), Disks(Path(images))
@@ -88,6 +88,7 @@ def main() -> None:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)  # what follows is to be brought to its end
+            report.minutes = round((time.monotonic() - began) / 60, 1)
             conclude(console, report)
             if given.out:
                 given.out.write_text(json.dumps(report.as_json(), indent=1))
@@ -150,7 +151,6 @@ class Run:
         self._report.violations = check(evidence)
         self._report.count(load, evidence)
         self._report.checked = True
-        self._time()
 
     def _possible(self, kinds: list[str]) -> list[str]:
         """Those that this machine allows; the folders to be filled get disks of their own."""
@@ -193,7 +193,6 @@ class Run:
             one.outcomes = self._outcomes(one.before, one.after)
         except Exception as error:
             one.wrong = f"{one.wrong} {error}".strip()
-        self._time()
         say(self._console, one)
         return one
 
@@ -231,9 +230,6 @@ class Run:
             place = (partition, before.get(partition, 0), until, self.settings.topic)
             counts.update(dict(query(self.settings, CAME_TO, *place, *place)))
         return dict(counts.most_common())
-
-    def _time(self) -> None:
-        self._report.minutes = round((time.monotonic() - self._began) / 60, 1)
 
 
 def _registered(settings: Settings, file: Path, scale: float) -> str:
