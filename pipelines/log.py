@@ -1,7 +1,7 @@
 """The payments topic read as what it is, a log: records of a partition in order, and which of them Kafka still has."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 
 import numpy as np
@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from feature_repo.errors import DependencyDown
 from feature_repo.settings import Settings
-from streaming.watch import Span, spans
+from streaming.watch import Span, spans, waiting, watcher
 
 READ_RECORDS, READ_S = 50_000, 0.2  # at a time: so many, or what comes within so long
 SILENCE_S = 30.0  # of Kafka, after which it is taken to be away
@@ -43,6 +43,12 @@ def kept(settings: Settings) -> dict[int, Span]:
     """By partition the oldest offset Kafka still has, and the one after its newest. Raises DependencyDown."""
     with consumer(settings) as client:
         return spans(client, settings.topic, settings.kafka_bootstrap, SILENCE_S)
+
+
+def unread(settings: Settings, decided: Mapping[int, int]) -> int:
+    """Records of all partitions from `decided` on, by partition, that a stream can read. Raises DependencyDown."""
+    with closing(watcher(settings, "vigil-log")) as client:
+        return sum(waiting(client, settings.topic, settings.kafka_bootstrap, decided, SILENCE_S).values())
 
 
 def first_after(settings: Settings, partition: int, micros: int) -> int:

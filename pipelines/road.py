@@ -10,6 +10,7 @@ from elasticsearch import Elasticsearch
 
 from feature_repo.errors import DependencyDown
 from feature_repo.settings import Settings
+from pipelines import log
 
 ANSWER_S = 10.0
 ALIAS = "decisions"
@@ -39,9 +40,14 @@ def decided_until(settings: Settings) -> dict[int, int]:
 
 
 def lag(settings: Settings) -> int:
-    """Records of the payments topic without an outcome."""
+    """Offsets of the payments topic without an outcome, those that no record has (marks of transactions) included."""
     decided = decided_until(settings)
     return sum(end - decided.get(partition, 0) for partition, end in log_ends(settings, settings.topic).items())
+
+
+def unread(settings: Settings) -> int:
+    """Records of the payments topic that can be read and have no outcome."""
+    return log.unread(settings, decided_until(settings))
 
 
 def outcomes(settings: Settings) -> dict[str, int]:
@@ -135,9 +141,9 @@ def settle(
     """Wait until every record has its outcome and, with `search`, every decision its document."""
     deadline = clock() + timeout_s
     while True:
-        left = lag(settings)
+        left = unread(settings)
         missing = decisions(settings) - documents(settings) if search and left == 0 else 0
         settled = Settled(left, missing)
-        if (settled.complete and lag(settings) == 0) or clock() > deadline:
+        if (settled.complete and unread(settings) == 0) or clock() > deadline:
             return settled
         sleep(SETTLE_POLL_S)

@@ -18,7 +18,7 @@ from streaming.records import REKEYED
 from streaming.reporter import Reporter
 from streaming.states import StateStore
 from streaming.task import TaskResult
-from streaming.watch import spans, watched
+from streaming.watch import waiting, watched
 
 if TYPE_CHECKING:
     from streaming.job import Job
@@ -115,14 +115,14 @@ def watching(settings: Settings, metrics: StreamMetrics, job: "Job", reporter: R
         standing = ledger.switches()
         metrics.paused.set(standing[INTAKE] == PAUSED)
         metrics.rules_only.set(standing[SCORING] == RULES_ONLY)
-        waiting, age_s = ledger.unpublished()
-        metrics.unpublished.set(waiting)
+        unpublished, age_s = ledger.unpublished()
+        metrics.unpublished.set(unpublished)
         metrics.unpublished_age.set(age_s)
-        job.look_after(waiting, age_s)
-        reporter.say(job.amiss(waiting, age_s))
+        job.look_after(unpublished, age_s)
+        reporter.say(job.amiss(unpublished, age_s))
         decided = ledger.positions()  # first: what arrives meanwhile is lag, never less than none
-        for partition, span in spans(consumer, settings.topic, settings.kafka_bootstrap).items():
-            metrics.lag.labels(partition).set(span.after(decided.get(partition, 0)))
+        for partition, count in waiting(consumer, settings.topic, settings.kafka_bootstrap, decided).items():
+            metrics.lag.labels(partition).set(count)
         size = states.size()
         metrics.state_keys.set(size.keys)
         metrics.state_bytes.set(size.bytes)

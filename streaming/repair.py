@@ -68,7 +68,8 @@ def decision_message(row: dict[str, Any]) -> Message:
         elif name == "amount":
             document[name] = float(value)
         elif name == "anomaly_score" and value is not None:
-            document[name] = round(value, SCORE_DECIMALS)
+            # The driver gives a real's shortest text: rounded from that, a digit may differ from what was published.
+            document[name] = round(float(np.float32(value)), SCORE_DECIMALS)
         elif name == "anomaly_reasons":
             document[name] = value or []
         else:

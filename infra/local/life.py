@@ -21,6 +21,7 @@ from infra.local.service import Service, State
 
 CHECK_EVERY_S = 0.25
 LONGEST_PAUSE_S = 30.0
+LEFTOVER_S = 5.0  # for a leftover to end when asked
 STEADY_S = 60.0  # a service up this long starts its pauses from the shortest again
 
 
@@ -80,12 +81,20 @@ class Life:
         self._job = self.executor.submit(self._prepare)
 
     def _prepare(self) -> str | None:
+        self._env = dict(self.service.env())
         for port in self.service.ports:
+            if not ports.is_free(port):
+                self._end_leftovers(port)
             if not ports.is_free(port):
                 return f"port {port} is taken by {ports.holder(port)}"
         self.service.prepare()
-        self._argv, self._env = list(self.service.argv()), dict(self.service.env())
+        self._argv = list(self.service.argv())
         return None
+
+    def _end_leftovers(self, port: int) -> None:
+        """BentoML's workers, each in a group of its own, outlive a leader that was killed and hold its port."""
+        if home := self._env.get(process.MARK):
+            process.stop(process.of_home(ports.listeners(port), home), LEFTOVER_S)
 
     def _start(self, now: float) -> None:
         if self._process is None:

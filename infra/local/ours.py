@@ -40,7 +40,7 @@ def mlflow(plan: Plan) -> Service:
 
 
 def serving(plan: Plan) -> Service:
-    """The model service. Live without a champion: a model may be promoted later."""
+    """The model service. Live without a champion: a model may be promoted later; without MLflow its last one serves."""
     bind, port = plan.settings.internal_bind, str(plan.ports["serving"])
     argv = [sys.executable, "-m", "bentoml", "serve", "serving.service:VigilService"]
     argv += ["--host", bind, "--port", port]
@@ -54,7 +54,8 @@ def serving(plan: Plan) -> Service:
         ready=partial(health.http, f"http://{plan.address('serving')}/ready"),
         metrics=f"http://{plan.address('serving')}/metrics",
         cwd=folder,
-        needs=("mlflow", "redis"),
+        needs=("redis",),
+        wants=("mlflow",),
         env=partial(plan.environment, BENTOML_HOME=str(plan.home / "bentoml"), BENTOML_DO_NOT_TRACK="true"),
         prepare=partial(_make_folders, folder),
         ours=True,

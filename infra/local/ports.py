@@ -1,5 +1,6 @@
 """Choose the stack's ports: the usual ones, or free ones where something else holds them."""
 
+import contextlib
 import errno
 import socket
 from collections.abc import Collection
@@ -114,13 +115,20 @@ def _ephemeral_start() -> int:
     return start if start > 21_000 else 65_536
 
 
-def holder(port: int) -> str:
+def listeners(port: int) -> list[psutil.Process]:
     """Who listens on the port, as far as this account may see."""
-    try:
+    found: dict[int, psutil.Process] = {}
+    with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("inet"):
             its_port = getattr(connection.laddr, "port", None)  # absent where the address is empty
             if connection.status == psutil.CONN_LISTEN and its_port == port and connection.pid:
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    except psutil.Error:
-        pass
+                found[connection.pid] = psutil.Process(connection.pid)
+    return list(found.values())
+
+
+def holder(port: int) -> str:
+    """Who listens on the port, for a message."""
+    for process in listeners(port):
+        with contextlib.suppress(psutil.Error):
+            return f"{process.name()} (pid {process.pid})"
     return "another program"

@@ -90,10 +90,15 @@ def signal_group(leader: int, number: int) -> None:
 
 def marked(home: Path) -> list[psutil.Process]:
     """Every process that a supervisor of this home started, directly or not."""
+    return of_home(psutil.process_iter(), str(home))
+
+
+def of_home(processes: Iterable[psutil.Process], home: str) -> list[psutil.Process]:
+    """Those of them that a supervisor of this home started, directly or not."""
     found = []
-    for process in psutil.process_iter():
+    for process in processes:
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == str(home):
+            if process.environ().get(MARK) == home:
                 found.append(process)
     return found
 

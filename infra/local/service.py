@@ -30,9 +30,10 @@ class Service:
 
     `prepare` runs before each start (make the data folder, write the configuration), `finish` when the
     server first answers (make roles and databases); both must bear being run again. `needs` are the
-    services that must be up before this one starts. `ours` are restarted when they crash: a crashed
-    database is something a person should look at. `ready` tells of a service that is up but cannot yet do
-    its work, such as a model service without a champion.
+    services that must be up before this one starts; `wants` are started along with it, but while one of
+    them is away it can start all the same. `ours` are restarted when they crash: a crashed database is
+    something a person should look at. `ready` tells of a service that is up but cannot yet do its work,
+    such as a model service without a champion.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Service:
     ports: tuple[int, ...] = ()
     metrics: str = ""  # address of its Prometheus metrics; servers of others have none of this form
     needs: tuple[str, ...] = ()
+    wants: tuple[str, ...] = ()
     account: Account | None = None
     ready: Check = running
     prepare: Callable[[], None] = nothing
@@ -56,11 +58,11 @@ class Service:
 
 
 def in_order(services: Mapping[str, Service], names: Sequence[str]) -> list[str]:
-    """`names` and all they need, each after what it needs."""
+    """`names` and all they need or want, each after those."""
     ordered: list[str] = []
 
     def visit(name: str) -> None:
-        for need in services[name].needs:
+        for need in (*services[name].needs, *services[name].wants):
             visit(need)
         if name not in ordered:
             ordered.append(name)

@@ -97,7 +97,6 @@ def look(
     `last` is the last day (UTC) of the broker's time that is looked at.
     """
     topic, number = settings.topic, place.number
-    done.lag += max(place.high - max(place.committed, place.low), 0)
     if place.high < place.committed:
         found.add("LOG_BEHIND", f"{topic}-{number} ends at {place.high}, the ledger is at {place.committed}")
     begins = seen.until.get(number)

@@ -33,7 +33,9 @@ def check(
     started = time.monotonic()
     before, seen = seen, deepcopy(seen or Seen())  # a look that is cut short is taken again as a whole
     found, done = Findings(), Reconciled(settings.topic)
-    for place in _places(settings):
+    places = _places(settings)
+    done.lag = kafka.unread(settings, {place.number: place.committed for place in places})
+    for place in places:
         with reading(settings) as connection, connection.cursor() as cursor:
             outcomes.look(settings, cursor, place, first, last, seen, found, done)
     documents.compare(settings, seen, first, last, found, done)

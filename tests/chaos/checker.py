@@ -26,11 +26,12 @@ UNSCORED = ("MODEL_DOWN", "FEATURE_SET_MISMATCH", "CURRENCY_UNSUPPORTED")
 DECIDED = frozenset({"scored", "unscored"})
 EXPECTED: dict[Kind, frozenset[str]] = {
     Kind.GOOD: DECIDED, Kind.LATE: DECIDED, Kind.COMMITTED: DECIDED,
-    Kind.STRANGER: DECIDED | {"REKEYED"}, Kind.UNKEYED: DECIDED | {"REKEYED"},
+    Kind.STRANGER: DECIDED, Kind.UNKEYED: DECIDED,
     Kind.DUPLICATE: frozenset({"duplicate"}), Kind.CONFLICT: frozenset({"ID_CONFLICT"}),
     Kind.FUTURE: frozenset({"TIME_FUTURE"}), Kind.BROKEN: frozenset({"NOT_JSON"}),
     Kind.BROKEN_CARD: frozenset({"NOT_JSON"}), Kind.CARD: frozenset({"PAN_DETECTED"}), Kind.ABORTED: frozenset(),
 }  # fmt: skip
+ELSEWHERE = (Kind.STRANGER, Kind.UNKEYED)  # put in their place first, where they do not lie there by chance
 
 
 class Record(NamedTuple):
@@ -106,7 +107,8 @@ Revision = tuple[str, int]  # id of a decision, revision
 
 @dataclass
 class Evidence:
-    """All that was found. `sent` is what producers know of their records; `mismatches` are decisions whose features
+    """All that was found. `sent` is what producers know of their records, `loose` those that may have been put in their
+    place as the topic was grown meanwhile; `mismatches` are decisions whose features
     the log does not give; `leaks` and `complaints` say where something was found that must be nowhere."""
 
     topic: str
@@ -122,6 +124,7 @@ class Evidence:
     parked: dict[Revision, str] = field(default_factory=dict)  # why
     models: dict[str, Model] = field(default_factory=dict)
     sent: dict[Place, Kind] = field(default_factory=dict)
+    loose: set[Place] = field(default_factory=set)
     mismatches: list[str] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
@@ -175,9 +178,29 @@ def one_outcome(e: Evidence) -> Found:
     for place, found in outcomes.items():
         if len(found) > 1:
             yield "an offset has several outcomes", f"{e.id(*place)} {found}"
-        elif place in e.sent and found[0] not in EXPECTED[e.sent[place]]:
-            yield f"a {e.sent[place]} record came to another outcome", f"{e.id(*place)} {found[0]}"
+    came_to = _follower(e, outcomes)
+    for place, kind in e.sent.items():
+        final = came_to(place)
+        moved = outcomes.get(place) == ["REKEYED"] and not (kind in ELSEWHERE or place in e.loose)
+        if moved or (final and not final & EXPECTED[kind]):
+            yield f"a {kind} record came to another outcome", f"{e.id(*place)} {sorted(final)}"
     yield from _nothing_is_lost(e)
+
+
+def _follower(e: Evidence, outcomes: dict[Place, list[str]]) -> Callable[[Place], set[str]]:
+    """What a record came to in the end: of one that was put in its place, what the copies there came to."""
+    copies: dict[str, list[Place]] = defaultdict(list)
+    for place, record in e.log.items():
+        if record.origin is not None:
+            copies[record.origin].append(place)
+
+    def came_to(place: Place) -> set[str]:
+        found = set(outcomes.get(place, ()))
+        if "REKEYED" in found:
+            found = found - {"REKEYED"} | {one for copy in copies[e.id(*place)] for one in came_to(copy)}
+        return found
+
+    return came_to
 
 
 def _nothing_is_lost(e: Evidence) -> Found:
@@ -202,7 +225,7 @@ def _nothing_is_lost(e: Evidence) -> Found:
 def decided_once(e: Evidence) -> Found:
     recent: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=HORIZON))
     known: set[tuple[str, str]] = set()
-    for row in e.live:
+    for row in _as_decided(e):
         if row.outcome == "duplicate":
             if (row.user_id, row.transaction_id) not in known:
                 yield "a duplicate repeats nothing", e.id(*row[:2])
@@ -221,6 +244,17 @@ def decided_once(e: Evidence) -> Found:
         yield "a dead letter was not published", missing
     for surplus in e.buried - letters:
         yield "a published dead letter has no row", surplus
+
+
+def _as_decided(e: Evidence) -> list[Row]:
+    """Each user's payments as they were decided, out of several partitions where the topic was grown meanwhile."""
+    find = _finder(e.ranges)
+
+    def key(row: Row) -> tuple[float, int, int]:
+        place = find(row.partition, row.offset)
+        return (place.committed_at if place else 0.0, row.partition, row.offset)
+
+    return sorted(e.live, key=key)
 
 
 def _published(e: Evidence, name: str, messages: dict[Revision, set[Published]], rows: Sequence[Row]) -> Found:
@@ -319,7 +353,7 @@ def nothing_silent(e: Evidence) -> Found:
     for letter in e.letters:
         if not letter.code or not letter.detail:
             yield "a dead letter does not say why", e.id(*letter[:2])
-    for row in e.live:
+    for row in _as_decided(e):
         if row.outcome in DECIDED:
             if row.late != (row.event_us < newest.get(row.user_id, row.event_us)):
                 yield "late is said wrongly", f"{e.id(*row[:2])} {row.late}"

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import psycopg2
+import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import scan
@@ -25,8 +26,10 @@ from feature_repo.snapshot import Snapshot
 from infra.local.stack import Stack
 from pipelines import log
 from pipelines.parity.recompute import Logged, Recomputation
+from streaming.ledger import buried
+from streaming.placement import placements, stretches
 from tests.chaos.checker import Evidence, Letter, Model, Published, Range, Record, Revision, Row
-from tests.chaos.load import Kind, Place
+from tests.chaos.load import Load
 from tests.chaos.needles import Needles
 from training.registration import mlflow_client
 
@@ -62,11 +65,12 @@ TEXTS = {
 }
 
 
-def gather(stack: Stack, sent: dict[Place, Kind], complaints: Sequence[str] = ()) -> Evidence:
+def gather(stack: Stack, load: Load, complaints: Sequence[str] = ()) -> Evidence:
     """Everything. The stack runs, nothing is produced any more, and all had time to come to rest."""
     settings = stack.settings
     needles = Needles(stack.files.secrets().values())
-    evidence = Evidence(settings.topic, sent=sent, complaints=[*complaints, *tracebacks(settings.home)])
+    evidence = Evidence(settings.topic, sent=load.sent, loose=load.loose)
+    evidence.complaints = [*complaints, *tracebacks(settings.home)]
     _read_log(settings, evidence)
     _read_postgres(settings, evidence, needles)
     for topic, into in (("decisions", evidence.decisions), ("alerts", evidence.alerts)):
@@ -245,8 +249,12 @@ def _mismatches(settings: Settings, evidence: Evidence) -> Iterator[str]:
     ]  # fmt: skip
     kept = _query(settings, "SELECT id, content FROM merchant_snapshots")
     recomputation = Recomputation(settings, sample, {id: Snapshot.from_bytes(bytes(raw), id) for id, raw in kept})
-    for partition, committed in sorted(evidence.committed.items()):
-        for offsets, values, ingested in log.records(settings, partition, 0, committed):
-            recomputation.take(partition, offsets, values, ingested)
+    with closing(psycopg2.connect(settings.postgres_reader_dsn)) as connection, connection.cursor() as cursor:
+        for stretch in stretches(placements(cursor, settings), {}, evidence.committed):
+            at = (stretch.partition, stretch.first, stretch.until)
+            left_out = buried(cursor, settings.topic, *at)
+            for offsets, values, ingested in log.records(settings, *at):
+                folded = ~np.isin(offsets, left_out)
+                recomputation.take(stretch, offsets[folded], values.filter(pa.array(folded)), ingested[folded])
     for mismatch in recomputation.mismatches(sample):
         yield f"{evidence.id(*mismatch.logged.place)} {mismatch.what}"

@@ -5,7 +5,8 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import partial
@@ -20,6 +21,8 @@ Place = tuple[int, int]  # partition, offset
 USERS = 2_000
 TICK_S = 0.05
 TRANSACTION_EVERY_S, TRANSACTION_PAYMENTS = 2.0, 12
+LONGEST_S = 2.0  # that was slept through is made up for: a longer halt is no reason for a flood
+FLUSHED_S = 30
 GIVE_UP_S = 300  # longer than any outage here: what librdkafka gives up is lost to the producer, not to us
 # Test numbers of three card schemes, spelled as people do.
 CANARIES = ("4111 1111 1111 1111", "5555-5555-5555-4444", "378282246310005")
@@ -49,19 +52,24 @@ SHARES = {
 
 
 class Load:
-    """For a `with` block; `stop` waits until Kafka has everything. `sent` is what it confirmed."""
+    """For a `with` block; `stop` waits until Kafka has everything. `sent` is what it confirmed, `loose` those of them
+    that were sent while users were moving to other partitions."""
 
     def __init__(self, settings: Settings, rate: float, seed: int) -> None:
         self.sent: dict[Place, Kind] = {}
         self.failed: Counter[str] = Counter()
+        self.loose: set[Place] = set()
         self._settings = settings
         self._rate = rate
+        self._times = 1.0
+        self._unsettled = False
+        self._renewals = 0
         self._random = random.Random(seed)
         self._tag = f"{seed:x}"
         self._numbers = iter(range(10**9))
+        self._held = threading.Lock()  # while the producers are used, and while they are replaced
         self._recent: deque[dict[str, Any]] = deque(maxlen=20)
-        self._ours = self._producer(partitioner="murmur2_random")
-        self._strangers = self._producer()
+        self._ours, self._strangers = self._producers()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._stream, self._transact)]
 
@@ -76,12 +84,41 @@ class Load:
             thread.join()
 
     def stop(self) -> None:
-        """Ends with plain payments, so that no partition ends with a transaction's marker."""
+        """Ends with what any partition may end with, a transaction's marker included."""
         self.__exit__()
-        for _ in range(100):
-            self._send(Kind.GOOD)
         for producer in (self._ours, self._strangers):
             assert producer.flush(GIVE_UP_S) == 0, "Kafka did not take everything"
+
+    @contextmanager
+    def faster(self, times: float) -> Iterator[None]:
+        self._times = times
+        try:
+            yield
+        finally:
+            self._times = 1.0
+
+    @contextmanager
+    def unsettled(self) -> Iterator[None]:
+        """While users move, a payment may be put in its place, and come there after a later one: nothing is sent twice
+        meanwhile, and nothing of before is sent again later."""
+        self._unsettled = True
+        try:
+            yield
+        finally:
+            self.renew()
+            self._unsettled = False
+
+    def renew(self) -> None:
+        """Producers that know the partitions there are now."""
+        with self._held:
+            for producer in (self._ours, self._strangers):
+                producer.flush(FLUSHED_S)
+            self._ours, self._strangers = self._producers()
+            self._recent.clear()
+            self._renewals += 1
+
+    def _producers(self) -> tuple[Producer, Producer]:
+        return self._producer(partitioner="murmur2_random"), self._producer()
 
     def _producer(self, **options: Any) -> Producer:
         return Producer(
@@ -99,20 +136,23 @@ class Load:
     # ---- a stream of everything -------------------------------------------------------------
 
     def _stream(self) -> None:
-        started, sent = time.monotonic(), 0
+        due, last = 0.0, time.monotonic()
         while not self._stop.wait(TICK_S):
-            due = int((time.monotonic() - started) * self._rate)
-            for _ in range(due - sent):
-                self._send(self._random.choices(list(SHARES), list(SHARES.values()))[0])
-            sent = due
-            self._ours.poll(0)
-            self._strangers.poll(0)
+            now = time.monotonic()
+            due += min(now - last, LONGEST_S) * self._rate * self._times
+            last = now
+            with self._held:
+                for _ in range(int(due)):
+                    self._send(self._random.choices(list(SHARES), list(SHARES.values()))[0])
+                self._ours.poll(0)
+                self._strangers.poll(0)
+            due -= int(due)
 
     def _send(self, kind: Kind) -> None:
         producer = self._strangers if kind in (Kind.STRANGER, Kind.UNKEYED) else self._ours
         payment = self._payment()
         if kind in (Kind.DUPLICATE, Kind.CONFLICT):
-            if not self._recent:
+            if not self._recent or self._unsettled:
                 return
             payment = dict(self._random.choice(self._recent))
         if kind is Kind.CONFLICT:
@@ -124,9 +164,9 @@ class Load:
             payment["timestamp"] = "2099-01-01T00:00:00Z"
         if kind is Kind.CARD:
             payment["merchant"] = f"Shop {self._random.choice(CANARIES)}"
-        if kind is Kind.GOOD:
+        if kind is Kind.GOOD and not self._unsettled:
             self._recent.append(payment)
-        elif kind is not Kind.DUPLICATE and self._random.random() < 0.1:
+        elif kind not in (Kind.GOOD, Kind.DUPLICATE) and self._random.random() < 0.1:
             payment = payment | {"note": self._random.choice(CANARIES)}  # in a field outside the contract
         value = json.dumps(payment)
         if kind in (Kind.BROKEN, Kind.BROKEN_CARD):
@@ -150,7 +190,7 @@ class Load:
     def _produce(
         self, producer: Producer, value: str, key: str | None, told: Callable[[KafkaError | None, Message], None]
     ) -> None:
-        while True:
+        while not self._stop.is_set():  # a queue that stays full must not keep a run from its end
             try:
                 producer.produce(self._settings.topic, value.encode(), key, on_delivery=told)
                 return
@@ -163,15 +203,19 @@ class Load:
             self.failed[str(error)] += 1
         else:
             self.sent[(partition, offset)] = kind
+            if self._unsettled:
+                self.loose.add((partition, offset))
 
     # ---- transactions -----------------------------------------------------------------------
 
     def _transact(self) -> None:
         """One after the other, half of them aborted. What became of one that broke off nobody knows: not noted."""
         producer: Producer | None = None
+        renewals = 0
         while not self._stop.wait(TRANSACTION_EVERY_S):
             try:
-                if producer is None:
+                if producer is None or renewals != self._renewals:
+                    renewals = self._renewals
                     producer = self._producer(
                         partitioner="murmur2_random",
                         **{"transactional.id": f"chaos-{self._tag}", "message.timeout.ms": 30_000,
@@ -184,6 +228,7 @@ class Load:
 
     def _transaction(self, producer: Producer) -> None:
         places: list[Place] = []
+        unsettled = self._unsettled
 
         def note(error: KafkaError | None, message: Message) -> None:
             partition, offset = message.partition(), message.offset()
@@ -201,3 +246,5 @@ class Load:
         else:
             producer.commit_transaction(30)
             self.sent.update(dict.fromkeys(places, Kind.COMMITTED))
+            if unsettled or self._unsettled:
+                self.loose.update(places)

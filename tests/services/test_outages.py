@@ -28,6 +28,7 @@ from feature_repo.errors import DependencyDown
 from feature_repo.settings import Settings
 from feature_repo.switches import INTAKE, PAUSED, RULES_ONLY, RUNNING, SCORED, SCORING
 from pipelines import backfill, degraded, switches
+from streaming import pace
 from streaming.publish import ALERTS, DECISIONS, Publisher
 from tests.cases.model_service import FolderSource, MemoryStates, listening, running, settings_for, worker_for
 from tests.cases.proxy import Proxy, proxied
@@ -36,6 +37,7 @@ from tests.services.test_lifecycle import eventually, rows
 
 STARTED_S = 180.0
 REDIS_DATABASE = 1  # the stack's own is 0
+FULL = 2 * pace.LEAST  # records: a batch of so many takes longer than it should here
 TOO_SMALL = "100"  # bytes: no message fits
 
 
@@ -57,7 +59,7 @@ class Site:
         for number in range(first, first + count):
             payment = {
                 "transaction_id": f"{self.settings.topic}-{number}",
-                "user_id": f"user {number % 5}",
+                "user_id": f"outage {number % 5}",
                 "amount": 10.0 + number,
                 "timestamp": datetime.now(UTC).isoformat(),
                 "merchant": "Bakery",
@@ -147,6 +149,7 @@ def site(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             stack, log, VIGIL_TOPIC=topic, VIGIL_PARTITIONS="1", VIGIL_REDIS_URL=cache,
             VIGIL_POSTGRES_DSN=psycopg2.extensions.make_dsn(**{**dsn, **through}),
             VIGIL_SERVING_URL=f"http://127.0.0.1:{models.address[1]}", VIGIL_PUBLISH_TIMEOUT_S="2",
+            VIGIL_MAX_OFFSETS_PER_TRIGGER=str(FULL), VIGIL_BATCH_TARGET_S="0.01",
         ))  # fmt: skip
         settings = stack.model_copy(update={
             "topic": topic, "partitions": 1, "redis_url": cache, "serving_url": service.geturl()
@@ -236,6 +239,14 @@ def test_decisions_go_on_while_kafka_refuses_them_and_are_published_without_anot
         config(site.settings, "max.message.bytes", None)
     eventually(lambda: not unpublished(site))
     eventually(lambda: "PUBLISH_BEHIND" not in site.amiss())
+
+
+def test_a_query_whose_full_batches_take_too_long_goes_on_with_smaller_ones_and_loses_nothing(site: Site) -> None:
+    offsets = site.send(5 * FULL)
+    assert site.decided(offsets) == {"scored"}
+    assert site.logged(f"batches of at most {pace.LEAST} records from now on") == 1
+    assert site.decided(site.send()) == {"scored"}
+    assert site.process.poll() is None
 
 
 def test_a_partition_that_is_gone_is_an_error_and_no_wait_without_end(stack: Settings) -> None:

@@ -3,11 +3,12 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -20,6 +21,7 @@ from confluent_kafka.admin import (
 from feature_repo.errors import BadConfiguration, DependencyDown
 from feature_repo.settings import Settings
 from infra.kafka import provision
+from streaming.watch import spans, waiting, watcher
 
 FILE = """
 topics:
@@ -121,3 +123,48 @@ def test_topics_we_place_records_in_grow_with_the_payments_topic(own: Settings, 
 def test_a_broker_that_is_away_is_named(stack: Settings) -> None:
     with pytest.raises(DependencyDown, match=r"Kafka at 127\.0\.0\.1:9"):
         provision.apply(stack.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"}))
+
+
+def test_what_transactions_leave_behind_and_hold_back_waits_for_nothing(own: Settings, admin: Any) -> None:
+    provision.apply(own)
+    client = {"bootstrap.servers": own.kafka_bootstrap}
+    plain = Producer(client)
+    transactional = Producer(client | {"transactional.id": f"test-{own.topic}"})
+    transactional.init_transactions(30)
+
+    def transact(partition: int, records: int) -> None:
+        transactional.begin_transaction()
+        for _ in range(records):
+            transactional.produce(own.topic, b"{}", partition=partition)
+        transactional.flush(30)
+
+    with closing(watcher(own, "test-watch")) as consumer:
+
+        def ends(partition: int, high: int) -> None:
+            """Kafka writes the mark a moment after it confirmed the end."""
+            until(lambda: spans(consumer, own.topic, own.kafka_bootstrap, 30.0)[partition].high == high)
+
+        def waits(*decided: int) -> list[int]:
+            found = waiting(consumer, own.topic, own.kafka_bootstrap, dict(enumerate(decided)), 30.0)
+            return [found[partition] for partition in range(own.partitions)]
+
+        for _ in range(3):
+            plain.produce(own.topic, b"{}", partition=0)
+        assert plain.flush(30) == 0
+        assert waits() == [3, 0, 0] and waits(2) == [1, 0, 0] and waits(3) == [0, 0, 0]
+        transact(0, 2)
+        transactional.commit_transaction(30)
+        ends(0, 6)
+        assert waits(4)[0] > 0 and waits(5) == [0, 0, 0]  # 5 is its mark
+        transact(1, 4)
+        transactional.abort_transaction(30)
+        ends(1, 5)
+        assert waits(5, 0) == [0, 0, 0]
+        plain.produce(own.topic, b"{}", partition=1)
+        assert plain.flush(30) == 0
+        assert waits(5, 0) == [0, 1, 0]  # what was taken back lies before it
+        transact(2, 2)
+        assert waits(5, 6) == [0, 0, 0]  # not to be read before it ends
+        transactional.commit_transaction(30)
+        ends(2, 3)
+        assert waits(5, 6)[2] > 0 and waits(5, 6, 2) == [0, 0, 0]

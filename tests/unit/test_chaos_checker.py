@@ -86,6 +86,8 @@ BROKEN: dict[str, tuple[str, Callable[[Evidence], None]]] = {
     "an outcome has no record": ("I1", do(lambda e: e.log.pop((0, 4)))),
     "an offset has several outcomes": ("I1", do(lambda e: e.letters.append(Letter(0, 0, "NOT_JSON", "no")))),
     "a duplicate record came to another outcome": ("I1", change(3, outcome="scored")),
+    "a good record came to another outcome": ("I1", do(lambda e: e.sent.update({(0, 6): Kind.GOOD}))),
+    "a unkeyed record came to another outcome": ("I1", change(5, outcome="duplicate")),
     "a aborted record came to another outcome": ("I1", do(lambda e: e.rows.append(row(8)))),
     "a confirmed record is gone": ("I1", do(lambda e: e.log.pop((0, 4)))),
     "a payment was never decided": ("I1", do(lambda e: e.rows.pop(5))),
@@ -158,6 +160,34 @@ def test_a_parked_document_is_as_good_as_an_indexed_one() -> None:
     del evidence.documents["payments-0-0"]
     evidence.parked["payments-0-0", 1] = "mapper_parsing_exception: amount"
     assert check(evidence) == []
+
+
+def grown() -> Evidence:
+    """`sound`, then one more partition: a payment waited in the old one, t10, and a later one of its user, t11, came to
+    the new one before it was put in its place there."""
+    e, moved = sound(), Range(1, 0, 2, 2, "7", "v0", NAMES, 103.0, published=True)
+    late = row(1, partition=1, transaction_id="t10", event_us=1_010, late=True)
+    e.rows += [row(0, partition=1, transaction_id="t11", event_us=1_011), late]
+    e.letters.append(Letter(0, 10, "REKEYED", "elsewhere"))
+    e.log |= {(0, 10): Record("t10", None), (1, 0): Record("t11", None), (1, 1): Record("t10", "payments-0-10")}
+    e.ranges += [Range(0, 10, 11, 1, "7", "v0", NAMES, 102.0, published=True), moved]
+    e.committed = {0: 11, 1: 2}
+    for one in e.rows[-2:]:
+        e.decisions[e.id(*one[:2]), 1] = published(one)
+        e.documents[e.id(*one[:2])] = 1
+    e.sent |= {(0, 10): Kind.GOOD, (1, 0): Kind.GOOD}
+    e.loose = {(0, 10)}
+    return e
+
+
+def test_a_user_who_moved_is_followed_into_the_other_partition() -> None:
+    assert check(grown()) == []
+    evidence = grown()
+    evidence.rows[-1] = evidence.rows[-1]._replace(late=False)
+    assert "late is said wrongly" in {found.what for found in check(evidence)}
+    evidence = grown()
+    evidence.rows[-2] = evidence.rows[-2]._replace(transaction_id="t5")  # decided in the partition before
+    assert "an id was decided twice" in {found.what for found in check(evidence)}
 
 
 @pytest.mark.parametrize("card", CANARIES)

@@ -154,6 +154,17 @@ def test_a_job_that_holds_a_batch_ends_at_once_when_asked_to(site: Site, why: st
     assert site.job.interrupted and site.told == [] and len(site.slept) == 1
 
 
+def test_a_job_that_left_a_query_takes_no_batch_of_it_and_those_of_the_next_one(site: Site) -> None:
+    site.take()
+    site.job.leave()
+    with pytest.raises(Interrupted):
+        site.take()
+    assert site.job.interrupted and len(site.told) == 1
+    site.job.come_back()
+    site.take()
+    assert not site.job.interrupted and len(site.told) == 2
+
+
 def test_rules_only_asks_no_model_and_says_why_there_is_no_score(site: Site) -> None:
     site.stores.standing[SCORING] = ONLY_RULES
     pinned, _ = site.take(TaskResult(0, outcomes={"unscored": 3}, unscored={"RULES_ONLY": 3}))

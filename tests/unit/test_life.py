@@ -1,6 +1,7 @@
 """A supervised service's life, with small processes that do as told."""
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -16,7 +17,8 @@ from feature_repo.errors import DependencyDown
 from feature_repo.settings import inherited
 from infra.local.files import Files
 from infra.local.life import Life
-from infra.local.process import Identity
+from infra.local.ports import free_port, listeners
+from infra.local.process import MARK, Identity
 from infra.local.service import Service, State, in_order
 from infra.local.supervisor import Supervisor
 
@@ -33,6 +35,9 @@ print("ready", flush=True)
 time.sleep(60)
 """
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {FOREVER!r}])"
+
+LISTENER = "import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(60)"
+LEADER = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {LISTENER!r}], start_new_session=True)"
 
 
 @pytest.fixture
@@ -197,6 +202,31 @@ def test_children_of_a_killed_process_are_taken_along(tmp_path: Path, make: Call
         time.sleep(0.01)
 
 
+def test_a_worker_that_outlives_its_killed_leader_does_not_keep_the_port(
+    tmp_path: Path, make: Callable[[Service], Life]
+) -> None:
+    port, env = free_port(), inherited() | {MARK: str(tmp_path)}
+    life = make(service(tmp_path, LEADER.format(port=port), ports=(port,), ours=True, env=lambda: env))
+    life.service = replace(life.service, check=lambda: None if listeners(port) else "nobody listens")
+    run(life, 0, is_up(life))
+    assert life.identity is not None
+    leader, (worker,) = psutil.Process(life.identity.pid), listeners(port)
+    assert worker != leader
+    leader.kill()
+    run(life, 0, lambda: life.crashes == 1 and life.state is State.UP)
+    assert not worker.is_running() and worker not in listeners(port)
+    for left in listeners(port):
+        left.kill()
+
+
+def test_a_port_somebody_else_holds_is_left_to_them(tmp_path: Path, make: Callable[[Service], Life]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        port = theirs.getsockname()[1]
+        life = make(service(tmp_path, ports=(port,), env=lambda: inherited() | {MARK: str(tmp_path)}))
+        run(life, 0, lambda: life.state is State.FAILED)
+        assert f"port {port} is taken by " in life.detail
+
+
 def test_the_supervisor_stops_dependants_before_what_they_need(tmp_path: Path) -> None:
     for folder in ("run", "logs"):
         (tmp_path / folder).mkdir()
@@ -230,4 +260,6 @@ def test_a_service_comes_after_all_it_needs(tmp_path: Path) -> None:
         "store": service(tmp_path, name="store"),
         "other": service(tmp_path, name="other"),
     }
+    assert in_order(services, ["api"]) == ["store", "api"]
+    services["api"] = service(tmp_path, name="api", wants=("store",))
     assert in_order(services, ["api"]) == ["store", "api"]

@@ -10,7 +10,9 @@ from feature_repo.features import REASONS, WIDTH
 from feature_repo.parser import Parsed, parse
 from feature_repo.rejects import KEPT_BYTES
 from streaming.decisions import DUPLICATE, NOT_UNSCORED, SCORED, UNSCORED, DeadLetter, Decisions
-from streaming.documents import alert_rows, dead_letter_message, decision_messages
+from streaming.documents import SCORE_DECIMALS, alert_rows, dead_letter_message, decision_messages
+from streaming.numerals import decimals
+from streaming.repair import decision_message
 from tests.cases.bad_inputs import BAD, BROKER_TIME_US, GOOD, Case
 from tests.unit.test_contracts import validator
 
@@ -94,3 +96,15 @@ def test_every_dead_letter_fulfils_its_contract() -> None:
         contract.validate(document)
         assert (document["code"], document["payload_bytes"]) == (case.code, len(case.payload or b""))
         assert len(document["payload"]) <= KEPT_BYTES
+
+
+def test_a_score_published_from_postgres_has_the_digits_it_was_published_with() -> None:
+    scores = np.array([0.2882725, 0.4784745, 0.0, 1.0], "<f4")
+    column = decimals(scores, SCORE_DECIMALS)
+    for row, score in enumerate(scores):
+        start, length = int(column.starts[row]), int(column.lengths[row])
+        published = json.loads(column.data[start : start + length].tobytes())
+        of_the_driver = float(str(score))  # a real's shortest text
+        place = {"kafka_topic": "t", "kafka_partition": 0, "kafka_offset": row}
+        again = json.loads(decision_message({**place, "anomaly_score": of_the_driver})["value"])
+        assert again["anomaly_score"] == published
