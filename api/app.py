@@ -53,7 +53,7 @@ from api.search import endpoints as search
 from api.search.repository import SearchRepository
 from api.search.service import SearchService
 from api.stats import endpoints as stats
-from api.stats.repository import StatsRepository
+from api.stats.repository import Offsets, StatsRepository
 from api.stats.service import StatsService
 from api.switches import endpoints as switches
 from api.switches.repository import SwitchRepository
@@ -87,6 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     models = ModelService(settings.serving_url, settings.model_timeout_s)
     recorder = Recorder(settings, "vigil-api")
     following = AlertService(AlertTopic(settings.kafka_bootstrap))
+    offsets = Offsets(settings.kafka_bootstrap)
     cursors = Cursors(secret_key(settings.home / CURSOR_KEY))
     readiness = HealthService(
         {
@@ -95,6 +96,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             "serving": checks.http(f"{settings.serving_url}/ready"),
         },
         checks.conditions(database),
+        {
+            "kafka": checks.kafka(settings.kafka_bootstrap),
+            "redis": checks.store(settings.redis_url),
+            "mlflow": checks.http(f"{settings.mlflow_url}/health"),
+            "stream": checks.session(database, "vigil-stream"),
+            "indexer": checks.indexer(settings.kafka_bootstrap),
+            "lifecycle": checks.lifecycle(database),
+            **({"windows": checks.session(database, "vigil-windows")} if settings.windows else {}),
+        },
     )
     keep = KeyRepository(writing)
     ring = KeyRing(keep)
@@ -107,6 +117,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         noting = asyncio.create_task(ring.keep())
         yield
         following.close()
+        offsets.close()
         noting.cancel()
         await ring.flush()
         await models.close()
@@ -135,7 +146,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     decisions = TransactionRepository(database, prepared)
     asked = RequestRepository(database, writing)
-    taken = LabelService(LabelRepository(writing), LabelTopic(recorder), now, settings.future_tolerance_s)
+    taken = LabelService(LabelRepository(database, writing), LabelTopic(recorder), now, settings.future_tolerance_s)
     for routes in (
         explain.router(ExplainService(decisions, models.explain)),  # before ids that hold a slash
         transactions.router(TransactionService(decisions, cursors, models.artifact_of, now)),
@@ -144,7 +155,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         search.router(SearchService(documents, decisions, cursors, now)),
         alerts.router(following),
         users.router(UserService(decisions, UserRepository(database), models.activity, now)),
-        stats.router(StatsService(StatsRepository(database), now)),
+        stats.router(StatsService(StatsRepository(database), offsets, settings.topic, now)),
         metrics.router(WindowService(WindowRepository(database), cursors)),
         versions.router(ModelsService(registered, asked, settings.model_name)),
         labels.router(taken),
