@@ -19,6 +19,7 @@ from api.alerts.service import AlertService
 from api.audit import endpoints as audit
 from api.audit.repository import AuditRepository
 from api.audit.service import AuditService
+from api.console import app as console
 from api.cursor import Cursors, secret_key
 from api.detect import endpoints as detect
 from api.detect.repository import ModelService
@@ -44,7 +45,7 @@ from api.metrics import endpoints as metrics
 from api.metrics.repository import WindowRepository
 from api.metrics.service import WindowService
 from api.models import endpoints as versions
-from api.models.repository import RegistryRepository, RequestRepository
+from api.models.repository import RegistryRepository, RequestRepository, TrialRepository
 from api.models.service import ModelsService
 from api.openapi import describe
 from api.postgres import Database
@@ -146,6 +147,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     decisions = TransactionRepository(database, prepared)
     asked = RequestRepository(database, writing)
+    served = ModelsService(registered, asked, TrialRepository(database), models.threshold_of, settings.model_name, now)
     taken = LabelService(LabelRepository(database, writing), LabelTopic(recorder), now, settings.future_tolerance_s)
     for routes in (
         explain.router(ExplainService(decisions, models.explain)),  # before ids that hold a slash
@@ -157,7 +159,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         users.router(UserService(decisions, UserRepository(database), models.activity, now)),
         stats.router(StatsService(StatsRepository(database), offsets, settings.topic, now)),
         metrics.router(WindowService(WindowRepository(database), cursors)),
-        versions.router(ModelsService(registered, asked, settings.model_name)),
+        versions.router(served),
         labels.router(taken),
         switches.router(SwitchService(SwitchRepository(database, writing))),
         keys.router(KeyService(keep, now)),
@@ -165,6 +167,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         health.router(readiness, registry),
     ):
         app.router.routes += routes.routes  # include_router asks router by router, which takes FastAPI 0.165 longer
+    app.router.routes.append(console.create(app))
     errors.install(app)
     describe(app)
     app.add_middleware(Traffic, registry=registry)
