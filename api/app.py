@@ -90,6 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     following = AlertService(AlertTopic(settings.kafka_bootstrap))
     offsets = Offsets(settings.kafka_bootstrap)
     cursors = Cursors(secret_key(settings.home / CURSOR_KEY))
+    kafka = checks.Kafka(settings.kafka_bootstrap)
     readiness = HealthService(
         {
             "postgres": checks.postgres(database),
@@ -98,11 +99,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         },
         checks.conditions(database),
         {
-            "kafka": checks.kafka(settings.kafka_bootstrap),
+            "kafka": kafka.server,
             "redis": checks.store(settings.redis_url),
             "mlflow": checks.http(f"{settings.mlflow_url}/health"),
             "stream": checks.session(database, "vigil-stream"),
-            "indexer": checks.indexer(settings.kafka_bootstrap),
+            "indexer": kafka.indexer,
             "lifecycle": checks.lifecycle(database),
             **({"windows": checks.session(database, "vigil-windows")} if settings.windows else {}),
         },

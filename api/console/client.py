@@ -65,11 +65,6 @@ class Client:
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         return self._sound(await self._http.post(path, json=body))
 
-    async def health(self) -> dict[str, Any]:
-        """`GET /ready`, whose problem tells as much as its success."""
-        body: dict[str, Any] = (await self._http.get("/ready")).json()
-        return body
-
     def _sound(self, answer: httpx.Response) -> Any:
         body = answer.json()
         if answer.is_success:

@@ -35,7 +35,7 @@ INDEX = f"""<!doctype html>
 def shell() -> Part:
     """Everything around a page."""
     who = reader()
-    links = [dcc.Link(name, href=path, id={"page": path}, className="tab") for path, name in PAGES.items()]
+    links = [dcc.Link(name, href=path, id={"page": path}, className="page-link") for path, name in PAGES.items()]
     signed = [
         html.Span(who.actor, className="who", title="signed in with this key"),
         html.Form(html.Button("Sign out", type="submit", className="button quiet"), action=LOGOUT, method="post"),
@@ -51,6 +51,7 @@ def shell() -> Part:
                 ],
                 className="top",
             ),
+            html.Div(id="mishap", role="alert"),
             html.Main(html.Div(className="loading", children="Loading"), id="main", tabIndex=-1),
             dcc.Location(id="url", refresh="callback-nav"),
             dcc.Store(id="title"),
@@ -69,6 +70,11 @@ def card(title: str, *children: Part, id: str = "", beside: Part = None, wide: b
     head = html.Div([html.H2(title), beside], className="card-head") if beside is not None else html.H2(title)
     own = {"id": id} if id else {}
     return html.Section([head, *children], className="card wide" if wide else "card", **own)
+
+
+def columns(*sides: Sequence[Part]) -> Part:
+    """Cards below each other, in columns that become one where the page is narrow."""
+    return html.Div([html.Div(side, className="column") for side in sides], className="cards")
 
 
 def empty(text: str) -> Part:

@@ -1,7 +1,7 @@
 """The live page: what the stream does now, and flagged payments as they come."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
@@ -21,6 +21,7 @@ async def page(client: Client, who: Reader, _: str) -> tuple[str, frame.Part]:
     )
     return "Live", [
         frame.heading("Live", html.P(id="stream-state", role="status", className="fine")),
+        html.Div(id="amiss"),
         html.Div(body, id="live-body"),
         frame.card(
             "Flagged payments",
@@ -38,6 +39,12 @@ def register(dash: Dash, client: Client) -> None:
     async def tick(_: int) -> frame.Part:
         return await _body(client, reader())
 
+    # On its own: a server that hangs keeps nobody from seeing the rest.
+    @dash.callback(Output("amiss", "children"), Input("live-tick", "n_intervals"))
+    async def looked(_: int) -> frame.Part:
+        (servers,) = await together(client.get("/servers"))
+        return amiss(servers)
+
     @dash.callback(Output("alerts-list", "children"), Input("alerts", "data"), prevent_initial_call=True)
     async def alerted(alerts: list[dict[str, Any]]) -> frame.Part:
         return flagged({"items": alerts}, reader())
@@ -49,20 +56,22 @@ def register(dash: Dash, client: Client) -> None:
 
 
 async def _body(client: Client, who: Reader) -> frame.Part:
-    stats, health = await together(client.get("/stats/live"), client.health())
+    (stats,) = await together(client.get("/stats/live"))
     if isinstance(stats, Refused):
         return frame.trouble(stats)
-    return [amiss(health), freshness(stats, who), tiles(stats), charts(stats, who)]
+    return [freshness(stats, who), tiles(stats), charts(stats, who)]
 
 
-def amiss(health: Mapping[str, Any]) -> frame.Part:
-    """What is degraded, in a line each; nothing where nothing is."""
-    found = list(health.get("degraded", []))
-    down = [name for name, state in health.get("checks", {}).items() if state != "up"]
+def amiss(servers: Mapping[str, Any] | Refused) -> frame.Part:
+    """What is degraded, in a line each."""
+    if isinstance(servers, Refused):
+        return frame.trouble(servers)
+    found = servers["degraded"]
+    down = [one for one in servers["items"] if one["state"] in ("down", "not ready")]
     if not found and not down:
         return html.P([html.Span(className="dot good", **frame.HIDDEN), "Nothing is degraded."], className="amiss")
     lines = [html.Li([html.Strong(one["code"]), f" {one['cause']}"]) for one in found]
-    lines += [html.Li([html.Strong(name), f" is {health['checks'][name]}"]) for name in down]
+    lines += [html.Li([html.Strong(one["name"]), f" is {one['state']}: {one['means']}"]) for one in down]
     return html.Div(
         [
             html.P([html.Span(className="dot bad", **frame.HIDDEN), "Degraded"], className="amiss-title"),
@@ -80,7 +89,7 @@ def freshness(stats: Mapping[str, Any], who: Reader) -> frame.Part:
         return html.P("No payment has been decided yet. They come with: vigil produce", className="fresh stale")
     at, now = moment(stats["decided_at"]), moment(stats["at"])
     age = (now - at).total_seconds()
-    if age <= QUIET_S:
+    if fresh(stats):
         return html.P(
             f"Newest decision {words.ago(age)} ago; all of the last minute, by the commit.", className="fresh"
         )
@@ -94,15 +103,24 @@ def tiles(stats: Mapping[str, Any]) -> frame.Part:
     waiting = stats["waiting"]
     return html.Dl(
         [
-            tile("Throughput", f"{stats['per_second']:,.0f}", "payments a second"),
+            tile("Throughput", _rate(stats["per_second"]), "payments a second"),
             tile("Waiting", "not known" if waiting is None else f"{waiting:,}", "on the topic, not decided yet"),
             tile("Age when decided", words.seconds(age["p50"]) if age else "-", "half are younger (p50)"),
             tile("p95", words.seconds(age["p95"]) if age else "-", "19 of 20 are younger"),
             tile("p99", words.seconds(age["p99"]) if age else "-", "99 of 100 are younger"),
             tile("Flagged", words.share(stats["flagged"], scored), f"{stats['flagged']:,} of {measured:,}"),
         ],
-        className="tiles",
+        className="tiles" if fresh(stats) else "tiles old",
     )
+
+
+def fresh(stats: Mapping[str, Any]) -> bool:
+    decided = stats["decided_at"]
+    return decided is not None and (moment(stats["at"]) - moment(decided)).total_seconds() <= QUIET_S
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.1f}"
 
 
 def tile(name: str, value: str, below: str) -> frame.Part:
@@ -150,7 +168,7 @@ def charts(stats: Mapping[str, Any], who: Reader) -> frame.Part:
                 else frame.empty("No payment was scored in the last minute."),
             ),
         ],
-        className="cards",
+        className="cards three",
     )
 
 
@@ -178,7 +196,9 @@ def alert(one: Mapping[str, Any], who: Reader) -> frame.Part:
                 html.Span(words.money(one["amount"], one["currency"]), className="amount"),
                 html.Span(f"{one['merchant']}, {one['location']}", className="place"),
                 html.Span(reasons[:1].upper() + reasons[1:] or "No reason stands out", className="why"),
-                html.Time(words.local(at, who.zone), dateTime=one["event_time"], title=words.utc(at)),
+                html.Time(
+                    words.brief(at, who.zone, datetime.now(UTC)), dateTime=one["event_time"], title=words.utc(at)
+                ),
             ],
             href=frame.payment_path(one["transaction_id"]),
         ),

@@ -5,9 +5,10 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash.exceptions import PreventUpdate
 
 from api.console import frame, words
-from api.console.client import Client, Reader, Refused, moment, reader, together
+from api.console.client import Client, Reader, Refused, reader, together
 
 FOLLOWED_MS = 1_500
 METRICS = {
@@ -43,18 +44,17 @@ async def page(client: Client, who: Reader, search: str) -> tuple[str, frame.Par
             ),
             wide=True,
         ),
-        html.Div(
+        html.Div(id="gate"),
+        frame.columns(
+            [frame.card("On trial against the champion", on_trial(trial, who))],
             [
-                frame.card("On trial against the champion", on_trial(trial, who)),
                 frame.card(
                     "Compare two versions",
                     html.Div([picker("a", "One", names, a), picker("b", "Another", names, b)], className="fields"),
                     html.Div(id="compared"),
-                ),
+                )
             ],
-            className="cards",
         ),
-        html.Div(id="gate"),
         *dialog(models["aliases"]),
     ]
 
@@ -71,7 +71,7 @@ def register(dash: Dash, client: Client) -> None:
     @dash.callback(Output("gate", "children"), Input({"gate": ALL}, "n_clicks"), prevent_initial_call=True)
     async def gate(clicks: list[int | None]) -> frame.Part:
         if not any(clicks) or ctx.triggered_id is None:
-            return no_update
+            raise PreventUpdate  # the buttons have just appeared
         try:
             found = await client.get(f"/models/requests/{ctx.triggered_id['gate']}")
         except Refused as refusal:
@@ -102,7 +102,11 @@ def register(dash: Dash, client: Client) -> None:
         State("override", "value"),
         prevent_initial_call=True,
     )
-    async def confirmed(_: int, wanted: dict[str, str], override: str | None) -> tuple[Any, frame.Part, Any, Any]:
+    async def confirmed(
+        clicks: int | None, wanted: dict[str, str] | None, override: str | None
+    ) -> tuple[Any, frame.Part, Any, Any]:
+        if not clicks or not wanted:
+            raise PreventUpdate
         action, version = wanted["action"], wanted.get("version", "")
         reason = (override or "").strip()
         body = {"override": reason} if action == "promote" and reason else {}
@@ -236,15 +240,18 @@ def on_trial(trial: Mapping[str, Any] | Refused, who: Reader) -> frame.Part:
     return html.Div(
         [
             html.P(
-                f"Version {trial['challenger']} beside the champion, version {trial['champion']}: {total:,} payments since "
-                f"{words.utc(moment(trial['since']))}."
+                [
+                    f"Version {trial['challenger']} beside the champion, version {trial['champion']}: ",
+                    f"{total:,} payments since ",
+                    frame.when(trial["since"], who.zone),
+                ]
             ),
             frame.table(
                 ["", "Payments", "Share", "Reported as fraud"], rows, "Payments by who flags them", numbers=(1, 2, 3)
             ),
             html.P(
-                f"Each at its own threshold ({trial['threshold']:.3f} for the challenger). {trial['labelled']:,} of these "
-                "payments have a label so far; frauds are reported days later.",
+                f"Each at its own threshold, the challenger at {trial['threshold']:.3f}. Of these payments"
+                f" {trial['labelled']:,} have a label so far; frauds are reported days later.",
                 className="fine",
             ),
         ]
@@ -276,7 +283,7 @@ def side_by_side(found: Sequence[Mapping[str, Any]], who: Reader) -> frame.Part:
 def _gate_word(gate: Mapping[str, Any] | None) -> str:
     if gate is None:
         return "not judged"
-    return "passed" if not gate["failed"] else ", ".join(gate["failed"])
+    return "passed" if not gate["failed"] else f"failed: {', '.join(gate['failed'])}"
 
 
 def following(found: Mapping[str, Any] | None) -> frame.Part:
@@ -317,7 +324,8 @@ def report(found: Mapping[str, Any], who: Reader) -> frame.Part:
     told = [f"{words.OUTCOMES.get(found['outcome'], '')}. Asked by {found['actor']}."]
     if window.get("from"):
         told.append(
-            f"Judged on {window['payments']:,} payments with {window['frauds']:,} frauds, {window['from']} to {window['to']}."
+            f"Judged on {window['payments']:,} payments with {window['frauds']:,} frauds,"
+            f" {window['from']} to {window['to']}."
         )
     if found["override"]:
         told.append(f"Overridden: {found['override']}")

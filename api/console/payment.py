@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash.exceptions import PreventUpdate
 
 from api.console import filters, frame, words
 from api.console.client import Client, Reader, Refused, moment, reader, together
@@ -14,6 +15,7 @@ from feature_repo.transaction import rfc3339
 
 BEFORE, AFTER = 60, 30  # payments of the user on the timeline
 PARTS = 12  # contributions shown
+SMALL = 0.005  # a smaller part of the anomaly is not worth a bar
 SOON = timedelta(microseconds=1)
 
 
@@ -37,25 +39,29 @@ async def page(client: Client, who: Reader, transaction_id: str) -> tuple[str, f
             [
                 frame.when(one["event_time"], who.zone),
                 html.Span(f"{one['location']} · {one['payment_method'].replace('_', ' ')}"),
-                dcc.Link(f"User {user}", href=f"{PATH}/payments{filters.written({'user_id': user})}"),
+                dcc.Link(f"All payments of {user}", href=f"{PATH}/payments{filters.written({'user_id': user})}"),
             ],
             className="under",
         ),
         html.Div(id="step-said", role="status"),
-        html.Div(
+        frame.columns(
+            [frame.card("Why", *why(one, explained), id="why")],
             [
-                frame.card("Why", *why(one, explained), id="why"),
                 frame.card(
                     "What do you know of it?", html.Div(known(labels, who), id="labels"), judge(who), id="judge"
                 ),
-                frame.card("The user's payments", *timeline(one, around, who), wide=True),
-                frame.card("What each feature contributed", contributions(explained)),
                 frame.card("What if it had been usual?", what_if(explained)),
-                frame.card("The user", html.Div(id="user", className="waits"), dcc.Store(id="user-id", data=user)),
-                frame.card("Where the decision comes from", origin(one, explained, who)),
             ],
-            className="cards",
         ),
+        frame.card("The user's payments", *timeline(one, around, who)),
+        frame.columns(
+            [frame.card("What each feature contributed", contributions(explained))],
+            [
+                frame.card("The user", html.Div(frame.empty("Asking the feature store."), id="user")),
+                frame.card("Where the decision comes from", origin(one, who)),
+            ],
+        ),
+        dcc.Store(id="user-id", data=user),
         dcc.Store(id="payment", data={"transaction_id": transaction_id, "event_time": one["event_time"]}),
     ]
 
@@ -71,7 +77,11 @@ def register(dash: Dash, client: Client) -> None:
         State("payment", "data"),
         prevent_initial_call=True,
     )
-    async def label(_: int, __: int, author: str | None, shown: dict[str, str]) -> tuple[Any, frame.Part, Any]:
+    async def label(
+        fraudulent: int | None, genuine: int | None, author: str | None, shown: dict[str, str]
+    ) -> tuple[Any, frame.Part, Any]:
+        if not (fraudulent or genuine):
+            raise PreventUpdate  # the buttons have just appeared
         name = (author or "").strip()
         if not name:
             return no_update, "Write your name first: a label says who it is from.", no_update
@@ -104,7 +114,9 @@ def register(dash: Dash, client: Client) -> None:
         State("payment", "data"),
         prevent_initial_call=True,
     )
-    async def step(_: int, __: int, shown: dict[str, str]) -> tuple[Any, frame.Part]:
+    async def step(up: int | None, down: int | None, shown: dict[str, str]) -> tuple[Any, frame.Part]:
+        if not (up or down):
+            raise PreventUpdate
         at = moment(shown["event_time"])
         newer = ctx.triggered_id == "newer"
         way = {"from_": rfc3339(at), "sort": "event_time"} if newer else {"to": rfc3339(at + SOON)}
@@ -161,7 +173,7 @@ def why(one: Mapping[str, Any], explained: Mapping[str, Any] | Refused) -> list[
         items.append(
             html.Li(
                 [
-                    html.H3([words.reason(code), html.Span(f"{100 * part:.0f} % of it", className="fine")]),
+                    html.H3([words.reason(code), html.Span(f"{100 * part:.0f} % of the anomaly", className="fine")]),
                     *[html.P(sentence) for sentence in sentences],
                 ]
             )
@@ -190,32 +202,33 @@ def contributions(explained: Mapping[str, Any] | Refused) -> frame.Part:
     features = explained["features"]
     if features is None:
         return frame.empty("The model version is no longer loaded, so nobody can tell.")
-    longest = max((abs(part["contribution"]) for part in features), default=0) or 1
-    rows = [
-        [
-            html.Span(words.feature(part["name"]), title=f"{part['name']}: {part['meaning']} ({part['window']})"),
-            html.Div(
-                [
-                    html.Span(
-                        html.Span(style={"width": f"{100 * max(0.0, part['contribution']) / longest:.1f}%"}),
-                        className="bar",
-                        **frame.HIDDEN,
-                    ),
-                    html.Span(words.share(part["contribution"], 1)),
-                ],
-                className="contribution",
-            ),
-            words.number(part["value"]),
-            "-" if part["usual"] is None else words.number(part["usual"]),
-        ]
-        for part in features[:PARTS]
+    shown = [part for part in features[:PARTS] if part["contribution"] >= SMALL]
+    longest = max((part["contribution"] for part in shown), default=1)
+    items = [
+        html.Li(
+            [
+                html.Span(words.feature(part["name"]), title=f"{part['name']}: {part['meaning']} ({part['window']})"),
+                html.Strong(f"{100 * part['contribution']:.0f} %", className="number"),
+                html.Span(
+                    html.Span(style={"width": f"{100 * part['contribution'] / longest:.1f}%"}),
+                    className="bar",
+                    **frame.HIDDEN,
+                ),
+                html.Span(
+                    f"{words.number(part['value'])}"
+                    + ("" if part["usual"] is None else f", usually {words.number(part['usual'])}"),
+                    className="fine",
+                ),
+            ]
+        )
+        for part in shown
     ]
-    rest = sum(part["contribution"] for part in features[PARTS:])
-    below = f"{len(features) - PARTS} others together: {words.share(rest, 1)}. " if len(features) > PARTS else ""
-    head = ["Feature", "Part of the anomaly", "Value", "Usual"]
+    rest = max(0.0, 1 - sum(part["contribution"] for part in shown))
+    others = len(features) - len(shown)
+    below = f"{others} others together: {words.share(rest, 1)}. " if others else ""
     return html.Div(
         [
-            frame.table(head, rows, "Contributions of features, largest first", numbers=(2, 3)),
+            html.Ul(items, className="contributions"),
             html.P(f"{below}Values are as the model reads them, most of them logarithms.", className="fine"),
         ]
     )
@@ -326,7 +339,7 @@ def _read(value: Any, who: Reader) -> frame.Part:
         return str(value)
 
 
-def origin(one: Mapping[str, Any], explained: Mapping[str, Any] | Refused, who: Reader) -> frame.Part:
+def origin(one: Mapping[str, Any], who: Reader) -> frame.Part:
     sha = one["artifact_sha256"]
     version = one["model_version"]
     pairs: dict[str, frame.Part] = {

@@ -1,6 +1,7 @@
 """The payments page: every decision, filtered or searched for, page by page as somebody scrolls."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import dash_ag_grid
@@ -22,16 +23,16 @@ CHOICES: dict[str, dict[str, str]] = {
 }
 LABELS = {
     "q": "Search", "from": "From (your time)", "to": "Until (your time)", "user_id": "User",
-    "min_amount": "Amount from", "max_amount": "Amount to", "decision": "Decision", "is_anomaly": "Flagged", "reason": "Reason",
-    "merchant": "Merchant", "location": "Place", "payment_method": "Payment method", "model_version": "Model version",
-    "outcome": "Outcome", "sort": "Order",
+    "min_amount": "Amount from", "max_amount": "Amount to", "decision": "Decision", "is_anomaly": "Flagged",
+    "reason": "Reason", "merchant": "Merchant", "location": "Place", "payment_method": "Payment method",
+    "model_version": "Model version", "outcome": "Outcome", "sort": "Order",
 }  # fmt: skip
 COLUMNS: list[dict[str, Any]] = [
-    {"headerName": "Time", "field": "event_time", "cellRenderer": "VigilTime", "width": 168},
-    {"headerName": "Amount", "field": "amount_text", "width": 128, "cellClass": "right", "headerClass": "right"},
+    {"headerName": "Time", "field": "event_time", "cellRenderer": "VigilTime", "width": 160},
+    {"headerName": "Amount", "field": "amount_text", "width": 120, "cellClass": "right", "headerClass": "right"},
     {"headerName": "Where", "field": "merchant", "cellRenderer": "VigilPlace", "flex": 3, "minWidth": 220},
     {"headerName": "Decision", "field": "decision", "cellRenderer": "VigilDecision", "width": 120},
-    {"headerName": "Why", "field": "why", "flex": 3, "minWidth": 190, "wrapText": True, "cellClass": "why"},
+    {"headerName": "Why", "field": "why", "cellRenderer": "VigilWhy", "flex": 3, "minWidth": 190},
     {"headerName": "Score", "field": "score_text", "width": 84, "cellClass": "right", "headerClass": "right"},
     {"headerName": "User", "field": "user_id", "width": 130},
     {"headerName": "Model", "field": "model_version", "width": 80},
@@ -190,7 +191,6 @@ def grid(search: str | None) -> frame.Part:
                     "rowHeight": ROW_PX,
                     "suppressCellFocus": False,
                     "enableCellTextSelection": True,
-                    "overlayNoRowsTemplate": "No payment fits these filters.",
                 },
                 className="grid",
                 style={"height": "min(70vh, 900px)"},
@@ -208,7 +208,7 @@ def row(one: Mapping[str, Any], answer: Mapping[str, Any], at: int, who: Reader)
     score = one["anomaly_score"]
     return {
         "href": frame.payment_path(one["transaction_id"]),
-        "local": words.local(time, who.zone),
+        "local": words.brief(time, who.zone, datetime.now(UTC)),
         "utc": words.utc(time),
         "amount_text": words.money(one["amount"], one["currency"]),
         **{name: one[name] for name in ("event_time", "merchant", "location", "payment_method", "user_id")},

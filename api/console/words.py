@@ -89,6 +89,8 @@ def share(part: float, whole: float) -> str:
     if not whole:
         return "-"
     value = 100 * part / whole
+    if 0 < value < 0.01:
+        return "< 0.01 %"
     return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.2g} %"
 
 
@@ -170,6 +172,12 @@ def day(at: datetime, zone: tzinfo) -> str:
 
 def local(at: datetime, zone: tzinfo) -> str:
     return f"{day(at, zone)}, {clock(at, zone)}"
+
+
+def brief(at: datetime, zone: tzinfo, now: datetime) -> str:
+    """Without the year where it is this one."""
+    here = at.astimezone(zone)
+    return f"{here.day} {here:%b}, {clock(at, zone)}" if here.year == now.astimezone(zone).year else local(at, zone)
 
 
 def utc(at: datetime) -> str:

@@ -1,6 +1,7 @@
 """Whether what this service needs answers; each check blocks for at most `TIMEOUT_S`."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import httpx
@@ -78,39 +79,39 @@ def _told(database: Database, statement: str, value: str | int) -> Check:
     return check
 
 
-def kafka(bootstrap: str) -> Check:
-    def check() -> str:
+class Kafka:
+    """Through one client, made when it is first asked."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+
+    def server(self) -> str:
         from confluent_kafka import KafkaException
 
         try:
-            _admin(bootstrap).list_topics(timeout=TIMEOUT_S)
+            self._admin.list_topics(timeout=TIMEOUT_S)
         except KafkaException:
             return "down"
         return "up"
 
-    return check
-
-
-def indexer(bootstrap: str) -> Check:
-    """Up where its consumer group has a member."""
-
-    def check() -> str:
-        from confluent_kafka import KafkaException
+    def indexer(self) -> str:
+        """Up where its consumer group has a member."""
+        from confluent_kafka import KafkaError, KafkaException
 
         try:
-            asked = _admin(bootstrap).describe_consumer_groups([INDEXERS], request_timeout=TIMEOUT_S)
+            asked = self._admin.describe_consumer_groups([INDEXERS], request_timeout=TIMEOUT_S)
             group = asked[INDEXERS].result(TIMEOUT_S)
-        except (KafkaException, TimeoutError):
+        except KafkaException as error:
+            return "down" if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND else "unknown"
+        except TimeoutError:
             return "unknown"
         return "up" if group.members else "down"
 
-    return check
+    @cached_property
+    def _admin(self) -> Any:
+        from confluent_kafka.admin import AdminClient
 
-
-def _admin(bootstrap: str) -> Any:
-    from confluent_kafka.admin import AdminClient
-
-    return AdminClient({"bootstrap.servers": bootstrap, "client.id": "vigil-api", "log_level": 0})
+        return AdminClient({"bootstrap.servers": self._bootstrap, "client.id": "vigil-api", "log_level": 0})
 
 
 def store(url: str) -> Check:

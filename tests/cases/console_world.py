@@ -1,4 +1,4 @@
-"""What an analyst would find: a week of forty simulated people, decided by the nine steps, indexed, and three versions.
+"""What an analyst would find: a week of simulated people, decided by the nine steps, indexed, and three versions.
 
 Everything is made of what the road itself uses, but for Spark and the indexer, whose documents are posted here.
 """
@@ -18,6 +18,7 @@ import psycopg2
 from confluent_kafka import Producer
 from psycopg2.extras import Json
 
+from feature_repo.features import feature_set_id
 from feature_repo.settings import Settings
 from feature_repo.transaction import rfc3339
 from pipelines.simulator import days as days_of
@@ -32,7 +33,7 @@ from tests.cases.decided import Stream
 from tests.cases.model_service import FolderSource, MemoryStates, listening, settings_for, worker_for
 from tests.cases.registry import publish
 
-USERS, DAYS, SEED = 40, 7, 3
+USERS, DAYS, SEED = 200, 7, 3
 # What is 0 for a usual payment: the tiny model's score grows with the sum of all.
 COLUMNS = (
     "amount_ratio_30d", "amount_z", "rate_24h", "hour_distance", "new_merchant", "new_location", "travel_speed",
@@ -131,7 +132,7 @@ def _payments() -> list[dict[str, Any]]:
 def _register(settings: Settings, folder: Path, version: str, scale: float) -> None:
     file = folder / FILE_NAME
     sha256 = tiny_model.write(file, COLUMNS, scale)
-    tags = {"artifact_sha256": sha256, "recipe": "default", "feature_set_id": tiny_model.features.feature_set_id(COLUMNS)}
+    tags = {"artifact_sha256": sha256, "recipe": "default", "feature_set_id": feature_set_id(COLUMNS)}
     assert publish(settings, file, tags) == version
     with mlflow_client(settings) as client:
         run = client.get_model_version(settings.model_name, version).run_id

@@ -63,9 +63,7 @@ class Stream:
         """Where the stream goes on, by partition."""
         return self.ledger.positions()
 
-    def decide(
-        self, merchants: Snapshot | None = None, pin: Pin | None = PIN, pins: Pins | None = None
-    ) -> list[Taken]:
+    def decide(self, merchants: Snapshot | None = None, pin: Pin | None = PIN, pins: Pins | None = None) -> list[Taken]:
         """Everything not decided yet, a range per partition; under `pins`, or under `pin` alone."""
         done = self.starts()
         ends = log_ends(self.settings, self.settings.topic)

@@ -147,7 +147,7 @@
           const on = page === PATH ? path === PATH : path === page || path.startsWith(`${page}/`);
           const link = document.querySelector(`.top nav a[href="${page}"]`);
           if (link) on ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
-          return on ? "tab on" : "tab";
+          return on ? "page-link on" : "page-link";
         });
       },
       follow() {
@@ -155,8 +155,9 @@
         return "Waiting for the stream of alerts.";
       },
       applied(apply, clear, ...rest) {
-        const pressed = window.dash_clientside.callback_context.triggered.map((one) => one.prop_id);
-        if (!pressed.length) return skip();
+        const triggered = window.dash_clientside.callback_context.triggered.filter((one) => one.value);
+        const pressed = triggered.map((one) => one.prop_id);
+        if (!pressed.length) return skip(); // the form has just appeared
         if (pressed.includes("clear.n_clicks")) return "";
         return written(rest.slice(-NAMES.length));
       },
@@ -248,6 +249,7 @@
             make("small", null, marked(data, "location"), " · ", marked(data, "payment_method")),
           )
         : null,
+    VigilWhy: ({ data }) => (data ? make("div", { className: "clamp", title: data.why }, data.why) : null),
     VigilDecision: ({ data }) =>
       data ? make("span", { className: `badge ${data.decision}` }, data.decision_text) : null,
   });
