@@ -56,7 +56,8 @@ class GuardedRoute(APIRoute):
 class GuardedPart(BaseRoute):
     """All below a path, answered by an application of its own, which is no part of the OpenAPI document.
 
-    The gate asks for a key first, whatever that may do, but for the paths `open_to_all` begins. What the application
+    The gate asks for a key first, whatever that may do, but for the paths `open_to_all`, with what
+    is below those that end in a slash. What the application
     shows it has to ask of this service with that key.
     """
 
@@ -64,13 +65,14 @@ class GuardedPart(BaseRoute):
         self.path = path
         self._app = app
         self._open = tuple(open_to_all)
+        self._below = tuple(path for path in open_to_all if path.endswith("/"))
 
     def matches(self, scope: Connection) -> tuple[Match, Connection]:
         below = scope["type"] == "http" and f"{scope['path']}/".startswith(f"{self.path}/")
         return (Match.FULL if below else Match.NONE), {}
 
     def needs(self, path: str) -> Needs:
-        return PUBLIC if path.startswith(self._open) else ANY_KEY
+        return PUBLIC if path in self._open or path.startswith(self._below) else ANY_KEY
 
     def url_path_for(self, name: str, /, **path_params: Any) -> Any:
         raise NoMatchFound(name, path_params)

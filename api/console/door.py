@@ -21,7 +21,8 @@ PATH = "/console"
 LOGIN, LOGOUT, ASSETS = f"{PATH}/login", f"{PATH}/logout", f"{PATH}/assets/"
 COOKIE = "vigil_key"
 # What a browser takes from the service itself, which it could not show its cookie to.
-HANDED_ON = {f"{PATH}{path}": path for path in ("/stream", "/transactions.csv", "/transactions.ndjson")}
+FILES = [f"/{name}.{form}" for name in ("transactions", "search") for form in ("csv", "ndjson")]
+HANDED_ON = {f"{PATH}{path}": path for path in ("/stream", *FILES)}
 MAX_FORM_BYTES = 4_096
 WHY = {
     "refused": "The key you were signed in with is unknown, expired or revoked by now. Sign in with another one.",

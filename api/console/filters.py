@@ -42,9 +42,10 @@ def left_out(filters: Filters) -> list[str]:
     return [name for name in NOT_WITH_TEXT if filters.get("q") and filters.get(name) not in (None, "", USUAL_SORT)]
 
 
-def export(filters: Filters, form: str) -> str | None:
-    """Where the filtered payments are to be had as a file; None for a search by text, which is no list."""
-    return None if filters.get("q") else f"/console/transactions.{form}{written(filters)}"
+def export(filters: Filters, form: str) -> str:
+    """Where the filtered payments are to be had as a file."""
+    path, parameters = question(filters)
+    return f"/console{path}.{form}{written(parameters)}"
 
 
 def without(filters: Filters, *names: str) -> dict[str, str]:

@@ -268,9 +268,7 @@ def facets(found: Mapping[str, Any], asked: filters.Filters) -> frame.Part:
 
 def exports(asked: filters.Filters) -> frame.Part:
     """The filtered payments as files."""
-    if filters.export(asked, "csv") is None:
-        return html.Span("Files hold what filters find: clear the search text to get one.", className="fine")
     return [
-        html.A(name, href=filters.export(asked, form), className="button", download=f"transactions.{form}")
+        html.A(name, href=filters.export(asked, form), className="button", download=f"payments.{form}")
         for form, name in (("csv", "Save as CSV"), ("ndjson", "Save as NDJSON"))
     ]
