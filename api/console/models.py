@@ -353,7 +353,7 @@ def numbers(body: Mapping[str, Any]) -> frame.Part:
         [name.replace("_", " "), *[_interval(side, name) for side in sides]]
         for name in body["candidate"].get("metrics", {})
     ]
-    head = ["", "Candidate", str(body["reference"].get("name", "Reference"))]
+    head = ["", "Candidate", str(body["reference"].get("name", "Reference")).replace("_", " ").capitalize()]
     return frame.table(head, rows, "The candidate's numbers beside the reference's", numbers=(1, 2))
 
 
@@ -378,7 +378,7 @@ def dialog(aliases: Mapping[str, str]) -> list[frame.Part]:
                     html.P(id="dialog-text"),
                     html.Div(
                         [
-                            html.Label("Reason to go past failing checks, if they may fail", htmlFor="override"),
+                            html.Label("Reason to go past failing checks (optional)", htmlFor="override"),
                             dcc.Input(
                                 id="override",
                                 className="text",

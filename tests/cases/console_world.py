@@ -52,12 +52,10 @@ class World:
     stream: Stream
     serving: str
     payments: list[dict[str, Any]]
-    sent: int = 0
 
-    def decide(self, count: int) -> None:
-        """The next payments: through Kafka, the nine steps, PostgreSQL and Elasticsearch; alerts to their topic."""
-        self.stream.send(self.payments[self.sent : self.sent + count])
-        self.sent += count
+    def decide(self, payments: list[dict[str, Any]]) -> None:
+        """Through Kafka, the nine steps, PostgreSQL and Elasticsearch; alerts to their topic."""
+        self.stream.send(payments)
         before = len(self.stream.published.sent)
         with ModelClient(self.serving, TIMEOUT_S) as client:
             self.stream.road._scorer = scoring.Scorer(client, 8192, TIMEOUT_S)
@@ -89,7 +87,7 @@ class World:
 
 @contextmanager
 def decided(stack: Settings, folder: Path) -> Iterator[World]:
-    """All but the last payments are decided; `World.decide` goes on with those."""
+    """All payments are decided; `World.decide` goes on with others."""
     line = stack.model_copy(update={"model_name": f"console-{uuid.uuid4().hex[:8]}"})
     source = FolderSource(folder / "published")
     source.folder.mkdir()
@@ -106,13 +104,28 @@ def decided(stack: Settings, folder: Path) -> Iterator[World]:
         stream = Stream(line)
         settings = stream.settings.model_copy(update={"serving_url": serving, "model_timeout_s": float(TIMEOUT_S)})
         world = World(settings, stream, serving, _payments())
-        world.decide(len(world.payments) - 60)
+        world.decide(world.payments)
         yield world
 
 
 @contextmanager
 def mlflow_client(settings: Settings) -> Iterator[mlflow.MlflowClient]:
     yield mlflow.MlflowClient(settings.mlflow_url)
+
+
+def outrageous(world: World) -> dict[str, Any]:
+    """A payment of a user with a past that any of the models flags."""
+    users = [payment["user_id"] for payment in world.payments]
+    return {
+        "transaction_id": f"outrageous-{uuid.uuid4().hex[:8]}",
+        "user_id": max(set(users), key=users.count),
+        "amount": 9_876.5,
+        "timestamp": rfc3339(datetime.now(UTC)),
+        "merchant": "Midnight <Jewels> & Co",
+        "location": "Ulaanbaatar",
+        "payment_method": "gift_card",
+        "currency": "USD",
+    }
 
 
 def _payments() -> list[dict[str, Any]]:

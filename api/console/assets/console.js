@@ -224,7 +224,7 @@
   // The service marks what matched by <mark> in text escaped for HTML; here it becomes elements, never HTML.
   const marked = (data, field) => {
     const highlight = data.marked && data.marked[field];
-    if (!highlight) return data[field];
+    if (!highlight) return data[field].replaceAll("_", " ");
     return highlight
       .split(/(<mark>.*?<\/mark>)/)
       .map((part, at) =>
