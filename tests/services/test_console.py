@@ -147,6 +147,36 @@ def flagged(url: str, key: str) -> dict[str, Any]:
     return found
 
 
+# ---- what the pages ask that nothing else does ------------------------------------------------------
+
+
+def test_live_counts_are_those_of_the_ledger(url: str, key: str, world: World) -> None:
+    world.decide([outrageous(world)])
+    stats = service(url, key)("/stats/live")
+    assert stats["waiting"] == 0 and stats["decided_at"] is not None
+    assert stats["measured"] == sum(stats["by_outcome"].values()) > 0
+    assert stats["flagged"] == sum(count["flagged"] for count in stats["by_model_version"].values()) > 0
+    assert 0 < stats["age"]["p50"] <= stats["age"]["p99"]
+    assert stats["by_reason"]["unusual_amount_for_user"] > 0
+
+
+def test_servers_are_up_or_said_to_be_down(url: str, key: str) -> None:
+    states = {one["name"]: one["state"] for one in service(url, key)("/servers")["items"]}
+    up = {"kafka", "postgres", "redis", "elasticsearch", "mlflow", "serving", "api", "stream"}
+    assert {name for name, state in states.items() if state == "up"} >= up
+    assert states["lifecycle"] == "down"
+
+
+def test_a_trial_counts_each_payment_in_one_cell(url: str, key: str, world: World) -> None:
+    ask = service(url, key)
+    trial = ask("/models/trial")
+    cells = [trial[name] for name in ("both", "only_champion", "only_challenger", "neither")]
+    assert (trial["champion"], trial["challenger"]) == ("1", "2")
+    assert sum(cell["payments"] for cell in cells) >= len(world.payments)
+    assert trial["only_challenger"]["payments"] > 0 == trial["only_champion"]["payments"]  # its scores are higher
+    assert ask("/models/champion")["metrics"]["held_out_auc"] == 0.94
+
+
 # ---- in and out -------------------------------------------------------------------------------------
 
 
