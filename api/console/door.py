@@ -85,10 +85,12 @@ def require_own_site(scope: Connection) -> None:
     headers = Headers(scope=scope)
     if scope["method"] in ("GET", "HEAD"):
         return
-    origin = headers.get("origin")
-    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none") or (
-        origin is not None and urlsplit(origin).netloc != headers.get("host", "")
-    ):
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:  # no page can make that up
+        own = site in ("same-origin", "none")
+    else:
+        own = origin is None or urlsplit(origin).netloc == headers.get("host", "")
+    if not own:
         raise ForeignSite
 
 

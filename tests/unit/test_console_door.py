@@ -76,6 +76,7 @@ def test_a_page_without_a_key_leads_to_the_form_and_back(browser: httpx.Client, 
     page = browser.get("/console/payments")
     assert page.status_code == 200 and "_dash-config" in page.text
     assert page.headers["content-security-policy"] == CONSOLE and "unsafe-eval" not in CONSOLE
+    assert page.headers["referrer-policy"] == "same-origin"  # else a browser posts the form with Origin: null
 
 
 def test_any_good_key_opens_the_frame_and_its_scope_what_is_in_it(browser: httpx.Client, keys: dict[str, str]) -> None:
