@@ -97,22 +97,18 @@ def facts(pairs: Mapping[str, Part]) -> Part:
     return html.Dl([html.Div([html.Dt(name), html.Dd(value)]) for name, value in pairs.items()], className="facts")
 
 
-def table(head: Sequence[Part], rows: Sequence[Sequence[Part]], caption: str, numbers: Sequence[int] = ()) -> Part:
-    """`numbers` are the columns that hold some."""
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[Part]], caption: str, numbers: Sequence[int] = (), folds: bool = False
+) -> Part:
+    """`numbers` are the columns that hold some. One that `folds` becomes a list of cells where the page is narrow."""
 
     def cell(kind: Any, at: int, content: Part, **more: Any) -> Part:
         return kind(content, className="number" if at in numbers else None, **more)
 
-    return html.Div(
-        html.Table(
-            [
-                html.Caption(caption, className="unseen"),
-                html.Thead(html.Tr([cell(html.Th, at, name, scope="col") for at, name in enumerate(head)])),
-                html.Tbody([html.Tr([cell(html.Td, at, one) for at, one in enumerate(row)]) for row in rows]),
-            ]
-        ),
-        className="scroll",
-    )
+    names = html.Tr([cell(html.Th, at, name, scope="col") for at, name in enumerate(head)])
+    body = [html.Tr([cell(html.Td, at, one, **{"data-label": head[at]}) for at, one in enumerate(row)]) for row in rows]
+    parts = [html.Caption(caption, className="unseen"), html.Thead(names), html.Tbody(body)]
+    return html.Div(html.Table(parts, className="folds" if folds else None), className="scroll")
 
 
 def bars(counts: Mapping[str, float], whole: float, named: Mapping[str, str] | None = None) -> Part:

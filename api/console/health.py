@@ -84,7 +84,7 @@ def listed(servers: Mapping[str, Any] | Refused) -> frame.Part:
         ]
         for one in servers["items"]
     ]
-    return frame.table(["Server", "State", "What it is for", "What to do"], rows, "Servers and processes")
+    return frame.table(["Server", "State", "What it is for", "What to do"], rows, "Servers and processes", folds=True)
 
 
 def waiting(stats: Mapping[str, Any] | Refused, who: Reader) -> frame.Part:
@@ -135,7 +135,7 @@ def standing(switches: Mapping[str, Any] | Refused, who: Reader) -> frame.Part:
     ]
     return html.Div(
         [
-            frame.table(["Switch", "Stands", "Set by", "Since"], rows, "Switches of the stream"),
+            frame.table(["Switch", "Stands", "Set by", "Since"], rows, "Switches of the stream", folds=True),
             html.Details([html.Summary("Thrown before"), html.Ul(past, className="past")]) if past else None,
             html.P("vigil switch pause | resume | rules-only | scored throws them.", className="fine"),
         ]

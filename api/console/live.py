@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 
 from api.console import frame, words
 from api.console.client import Client, Reader, Refused, moment, reader, together
@@ -16,13 +16,15 @@ QUIET_S = 15.0  # without a decision for so long, what is shown is no longer "no
 
 
 async def page(client: Client, who: Reader, _: str) -> tuple[str, frame.Part]:
-    body, alerts = await together(
-        _body(client, who), client.get("/transactions", is_anomaly="true", limit=SHOWN_ALERTS)
+    stats, alerts = await together(
+        client.get("/stats/live"), client.get("/transactions", is_anomaly="true", limit=SHOWN_ALERTS)
     )
+    if isinstance(alerts, Refused) and alerts.code == "SCOPE_MISSING":
+        raise alerts  # then nothing of it can be shown
     return "Live", [
         frame.heading("Live", html.P(id="stream-state", role="status", className="fine")),
         html.Div(id="amiss"),
-        html.Div(body, id="live-body"),
+        html.Div(_body(stats, who), id="live-body"),
         frame.card(
             "Flagged payments",
             html.Div(flagged(alerts, who), id="alerts-list"),
@@ -37,7 +39,8 @@ async def page(client: Client, who: Reader, _: str) -> tuple[str, frame.Part]:
 def register(dash: Dash, client: Client) -> None:
     @dash.callback(Output("live-body", "children"), Input("live-tick", "n_intervals"), prevent_initial_call=True)
     async def tick(_: int) -> frame.Part:
-        return await _body(client, reader())
+        (stats,) = await together(client.get("/stats/live"))
+        return _body(stats, reader())
 
     # On its own: a server that hangs keeps nobody from seeing the rest.
     @dash.callback(Output("amiss", "children"), Input("live-tick", "n_intervals"))
@@ -51,12 +54,14 @@ def register(dash: Dash, client: Client) -> None:
 
     # The stream is followed while the page is open: a new element, another page, and it is let go.
     dash.clientside_callback(
-        ClientsideFunction("vigil", "follow"), Output("stream-state", "children"), Input("stream-state", "id")
+        ClientsideFunction("vigil", "follow"),
+        Output("stream-state", "children"),
+        Input("stream-state", "id"),
+        State("alerts", "data"),
     )
 
 
-async def _body(client: Client, who: Reader) -> frame.Part:
-    (stats,) = await together(client.get("/stats/live"))
+def _body(stats: Mapping[str, Any] | Refused, who: Reader) -> frame.Part:
     if isinstance(stats, Refused):
         return frame.trouble(stats)
     return [freshness(stats, who), tiles(stats), charts(stats, who)]
@@ -147,7 +152,7 @@ def charts(stats: Mapping[str, Any], who: Reader) -> frame.Part:
         f"Payments decided per second over the last ten minutes, at most {peak:,.0f}",
         bargap=0.15,
         xaxis={"tickformat": "%H:%M", **hidden},
-        yaxis={"rangemode": "tozero", "nticks": 4, **hidden},
+        yaxis={"rangemode": "tozero", "nticks": 4, "ticksuffix": "   ", **hidden},
     )
     scored = sum(count["decisions"] for count in stats["by_model_version"].values())
     versions = [

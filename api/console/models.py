@@ -21,17 +21,21 @@ ALIASES = {"champion": "decides", "challenger": "on trial", "previous": "decided
 
 async def page(client: Client, who: Reader, search: str) -> tuple[str, frame.Part]:
     """Raises Refused where the registry is away. `?request=7` follows a request, `?a=1&b=2` compares."""
-    models, trial = await together(client.get("/models"), client.get("/models/trial"))
+    asked = {name: values[0] for name, values in parse_qs(search.removeprefix("?")).items()}
+    request = asked.get("request", "")
+    questions = [client.get("/models"), client.get("/models/trial")]
+    models, trial, *found = await together(
+        *questions, *([client.get(f"/models/requests/{request}")] if request.isdecimal() else [])
+    )
     if isinstance(models, Refused):
         raise models
-    asked = {name: values[0] for name, values in parse_qs(search.removeprefix("?")).items()}
     names = [one["version"] for one in models["versions"]]
     a, b = chosen(asked, models["aliases"], names)
     return "Models", [
         frame.heading("Models", html.Span(models["model_name"], className="fine")),
-        html.Div(id="request"),
-        dcc.Store(id="followed", data=asked.get("request")),
-        dcc.Interval(id="request-tick", interval=FOLLOWED_MS, disabled=True),
+        html.Div([followed(one) for one in found], id="request"),
+        dcc.Store(id="followed", data=request),
+        dcc.Interval(id="request-tick", interval=FOLLOWED_MS, disabled=not any(pending(one) for one in found)),
         frame.card(
             "Versions",
             versions(models, who),
@@ -95,6 +99,7 @@ def register(dash: Dash, client: Client) -> None:
     @dash.callback(
         Output("followed", "data"),
         Output("request", "children"),
+        Output("request-tick", "disabled"),
         Output("dialog-done", "data"),
         Output("url", "search", allow_duplicate=True),
         Input("confirm", "n_clicks"),
@@ -104,7 +109,7 @@ def register(dash: Dash, client: Client) -> None:
     )
     async def confirmed(
         clicks: int | None, wanted: dict[str, str] | None, override: str | None
-    ) -> tuple[Any, frame.Part, Any, Any]:
+    ) -> tuple[Any, frame.Part, Any, Any, Any]:
         if not clicks or not wanted:
             raise PreventUpdate
         action, version = wanted["action"], wanted.get("version", "")
@@ -114,8 +119,8 @@ def register(dash: Dash, client: Client) -> None:
         try:
             taken = await client.post(path, body)
         except Refused as refusal:
-            return no_update, frame.trouble(refusal), action, no_update
-        return str(taken["id"]), following(None), action, f"?request={taken['id']}"
+            return no_update, frame.trouble(refusal), True, clicks, no_update
+        return str(taken["id"]), following(None), False, clicks, f"?request={taken['id']}"
 
     dash.clientside_callback(
         ClientsideFunction("vigil", "closed"),
@@ -126,24 +131,25 @@ def register(dash: Dash, client: Client) -> None:
 
     @dash.callback(
         Output("request", "children", allow_duplicate=True),
-        Output("request-tick", "disabled"),
         Output("main", "children", allow_duplicate=True),
-        Input("followed", "data"),
         Input("request-tick", "n_intervals"),
-        State("request-tick", "disabled"),
-        prevent_initial_call="initial_duplicate",
+        State("followed", "data"),
+        prevent_initial_call=True,
     )
-    async def followed(request: str | None, _: int, resting: bool) -> tuple[frame.Part, Any, Any]:
-        if not request or not request.isdecimal():
-            return no_update, True, no_update
-        try:
-            found = await client.get(f"/models/requests/{request}")
-        except Refused as refusal:
-            return frame.trouble(refusal), True, no_update
-        finished = found["state"] == "finished"
-        if finished and not resting:  # it was followed to its end: the table is of before
-            return no_update, no_update, (await page(client, reader(), f"?request={request}"))[1]
-        return following(found), finished, no_update
+    async def tick(_: int | None, request: str) -> tuple[frame.Part, Any]:
+        (found,) = await together(client.get(f"/models/requests/{request}"))
+        if pending(found):
+            return followed(found), no_update
+        shown = await page(client, reader(), f"?request={request}")  # the versions stand otherwise by now
+        return no_update, shown[1]
+
+
+def pending(found: Mapping[str, Any] | Refused) -> bool:
+    return not isinstance(found, Refused) and found["state"] != "finished"
+
+
+def followed(found: Mapping[str, Any] | Refused) -> frame.Part:
+    return frame.trouble(found) if isinstance(found, Refused) else following(found)
 
 
 def chosen(asked: Mapping[str, str], aliases: Mapping[str, str], names: Sequence[str]) -> tuple[str | None, str | None]:
@@ -181,7 +187,7 @@ def versions(models: Mapping[str, Any], who: Reader) -> frame.Part:
         ]
         for one in models["versions"]
     ]
-    return frame.table(head, rows, "Registered versions, newest first")
+    return frame.table(head, rows, "Registered versions, newest first", folds=True)
 
 
 def actions(one: Mapping[str, Any]) -> frame.Part:
@@ -246,9 +252,7 @@ def on_trial(trial: Mapping[str, Any] | Refused, who: Reader) -> frame.Part:
                     frame.when(trial["since"], who.zone),
                 ]
             ),
-            frame.table(
-                ["", "Payments", "Share", "Reported as fraud"], rows, "Payments by who flags them", numbers=(1, 2, 3)
-            ),
+            frame.table(["", "Payments", "Share", "Frauds"], rows, "Payments by who flags them", numbers=(1, 2, 3)),
             html.P(
                 f"Each at its own threshold, the challenger at {trial['threshold']:.3f}. Of these payments"
                 f" {trial['labelled']:,} have a label so far; frauds are reported days later.",

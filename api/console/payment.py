@@ -45,7 +45,10 @@ async def page(client: Client, who: Reader, transaction_id: str) -> tuple[str, f
         ),
         html.Div(id="step-said", role="status"),
         frame.columns(
-            [frame.card("Why", *why(one, explained), id="why")],
+            [
+                frame.card("Why", *why(one, explained), id="why"),
+                frame.card("The user", html.Div(frame.empty("Asking the feature store."), id="user")),
+            ],
             [
                 frame.card(
                     "What do you know of it?", html.Div(known(labels, who), id="labels"), judge(who), id="judge"
@@ -56,10 +59,7 @@ async def page(client: Client, who: Reader, transaction_id: str) -> tuple[str, f
         frame.card("The user's payments", *timeline(one, around, who)),
         frame.columns(
             [frame.card("What each feature contributed", contributions(explained))],
-            [
-                frame.card("The user", html.Div(frame.empty("Asking the feature store."), id="user")),
-                frame.card("Where the decision comes from", origin(one, who)),
-            ],
+            [frame.card("Where the decision comes from", origin(one, who))],
         ),
         dcc.Store(id="user-id", data=user),
         dcc.Store(id="payment", data={"transaction_id": transaction_id, "event_time": one["event_time"]}),

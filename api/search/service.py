@@ -57,7 +57,9 @@ class SearchService:
 
     async def export(self, asked: SearchFilters, form: Literal["csv", "ndjson"]) -> AsyncIterator[bytes]:
         """All that the pages hold, piece by piece. Raises as `page`, at once where it cannot begin."""
-        query = SearchQuery.model_validate({**asked.model_dump(exclude_none=True, by_alias=True), "limit": MAX_LIMIT})
+        query = SearchQuery.model_validate(
+            {**asked.model_dump(mode="json", exclude_none=True, by_alias=True), "limit": MAX_LIMIT}
+        )
         first = await self.page(query)
 
         async def pieces(page: SearchPage) -> AsyncIterator[bytes]:

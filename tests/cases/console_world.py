@@ -121,7 +121,7 @@ def outrageous(world: World) -> dict[str, Any]:
         "user_id": max(set(users), key=users.count),
         "amount": 9_876.5,
         "timestamp": rfc3339(datetime.now(UTC)),
-        "merchant": "Midnight <Jewels> & Co",
+        "merchant": f"Midnight <Jewels> & Co {uuid.uuid4().hex[:4]}",
         "location": "Ulaanbaatar",
         "payment_method": "gift_card",
         "currency": "USD",

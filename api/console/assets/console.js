@@ -82,9 +82,9 @@
     if (!document.getElementById("alerts-list")) return leave();
     window.dash_clientside.set_props("alerts", { data: alerts });
   };
-  const follow = () => {
+  const follow = (shown) => {
     leave();
-    alerts = [];
+    alerts = shown || [];
     stream = new EventSource(`${PATH}/stream`);
     stream.addEventListener("open", () => say("Flagged payments appear here as they come."));
     stream.addEventListener("alert", (event) => {
@@ -150,8 +150,8 @@
           return on ? "page-link on" : "page-link";
         });
       },
-      follow() {
-        follow();
+      follow(_, shown) {
+        follow(shown);
         return "Waiting for the stream of alerts.";
       },
       applied(apply, clear, ...rest) {
