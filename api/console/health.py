@@ -78,7 +78,10 @@ def listed(servers: Mapping[str, Any] | Refused) -> frame.Part:
     rows = [
         [
             html.Strong(one["name"]),
-            html.Span([html.Span(className=f"dot {colour.get(one['state'], '')}", **frame.HIDDEN), one["state"]]),
+            html.Span(
+                [html.Span(className=f"dot {colour.get(one['state'], '')}", **frame.HIDDEN), one["state"]],
+                className="state",
+            ),
             f"without it {one['means']}",
             html.Code(one["remedy"]) if one["state"] in ("down", "not ready") else "",
         ]
@@ -100,7 +103,7 @@ def waiting(stats: Mapping[str, Any] | Refused, who: Reader) -> frame.Part:
             if decided is None
             else [
                 frame.when(decided, who.zone),
-                f" {words.ago((moment(stats['at']) - moment(decided)).total_seconds())} ago",
+                f" ({words.ago((moment(stats['at']) - moment(decided)).total_seconds())} ago)",
             ],
             "Age when decided, p99": words.seconds(age["p99"]) if age else "nothing decided in the last minute",
         }

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
@@ -68,7 +68,7 @@ def register(dash: Dash, client: Client) -> None:
     async def compared(a: str | None, b: str | None) -> frame.Part:
         if not a or not b:
             return frame.empty("Choose two versions.")
-        found = await together(*(client.get(f"/models/{name}") for name in (a, b)))
+        found = await together(*(client.get(f"/models/{quote(name, safe='')}") for name in (a, b)))
         refused = next((one for one in found if isinstance(one, Refused)), None)
         return frame.trouble(refused) if refused else side_by_side(found, reader())
 
@@ -115,7 +115,7 @@ def register(dash: Dash, client: Client) -> None:
         action, version = wanted["action"], wanted.get("version", "")
         reason = (override or "").strip()
         body = {"override": reason} if action == "promote" and reason else {}
-        path = "/models/rollback" if action == "rollback" else f"/models/{version}/{action}"
+        path = "/models/rollback" if action == "rollback" else f"/models/{quote(version, safe='')}/{action}"
         try:
             taken = await client.post(path, body)
         except Refused as refusal:

@@ -41,10 +41,10 @@ COLUMNS: list[dict[str, Any]] = [
 
 async def page(_: Client, who: Reader, search: str) -> tuple[str, frame.Part]:
     return "Payments", [
-        frame.heading("Payments", html.Div(id="exports", className="actions")),
+        frame.heading("Payments", html.Div(exports(filters.read(search)), id="exports", className="actions")),
         html.Div(form(), className="card filters", role="search", **{"aria-label": "Payments"}),
         html.Div(id="told", role="status"),
-        html.Div(id="results"),
+        html.Div(grid(search), id="results"),
     ]
 
 
@@ -72,9 +72,9 @@ def register(dash: Dash, client: Client) -> None:
         Output("results", "children"),
         Output("exports", "children"),
         Input("url", "search"),
-        Input("apply", "id"),
+        prevent_initial_call=True,
     )
-    async def filtered(search: str, _: str) -> tuple[frame.Part, frame.Part]:
+    async def filtered(search: str) -> tuple[frame.Part, frame.Part]:
         return grid(search), exports(filters.read(search))
 
     @dash.callback(
