@@ -108,7 +108,7 @@ def tiles(stats: Mapping[str, Any]) -> frame.Part:
     waiting = stats["waiting"]
     return html.Dl(
         [
-            tile("Throughput", _rate(stats["per_second"]), "payments a second"),
+            tile("Throughput", words.number(stats["per_second"]), "payments a second"),
             tile("Waiting", "not known" if waiting is None else f"{waiting:,}", "on the topic, not decided yet"),
             tile("Age when decided", words.seconds(age["p50"]) if age else "-", "half are younger (p50)"),
             tile("p95", words.seconds(age["p95"]) if age else "-", "19 of 20 are younger"),
@@ -122,10 +122,6 @@ def tiles(stats: Mapping[str, Any]) -> frame.Part:
 def fresh(stats: Mapping[str, Any]) -> bool:
     decided = stats["decided_at"]
     return decided is not None and (moment(stats["at"]) - moment(decided)).total_seconds() <= QUIET_S
-
-
-def _rate(per_second: float) -> str:
-    return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.1f}"
 
 
 def tile(name: str, value: str, below: str) -> frame.Part:

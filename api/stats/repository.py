@@ -28,7 +28,7 @@ found AS MATERIALIZED (
     SELECT d.outcome, d.decision, d.model_version, d.is_anomaly, d.anomaly_reasons,
         extract(epoch FROM r.committed_at - d.ingested_at)::float8 AS age
     FROM firsts f
-    JOIN decisions d ON d.id >= f.kafka_partition::bigint << 48 | f.first_offset << 4
+    JOIN decisions d ON d.id >= (f.kafka_partition::bigint << 48) + (f.first_offset << 4)
         AND d.id < (f.kafka_partition::bigint + 1) << 48
     JOIN ledger_ranges r ON r.kafka_topic = d.kafka_topic AND r.kafka_partition = d.kafka_partition
         AND r.first_offset <= d.kafka_offset AND r.until_offset > d.kafka_offset AND r.first_offset >= f.first_offset

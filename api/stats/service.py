@@ -79,7 +79,7 @@ class StatsService:
             decided_at=ranges[-1]["committed_at"] if ranges else None,
             waiting=_or_none(lambda: after(self._offsets.ends(self._topic), positions)),
             unindexed=_or_none(self._offsets.unindexed),
-            per_second=round(sum(row["records"] for row in lately) / LATELY.total_seconds(), 1),
+            per_second=round(sum(row["records"] for row in lately) / LATELY.total_seconds(), 2),
             stretches=stretches(ranges, now),
             **_tally(found["groups"] or []),
             age=None if found["age"] is None else Age(**dict(zip(Age.model_fields, found["age"], strict=True))),

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -19,6 +20,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from typer.testing import CliRunner
 
 from api.app import create_app
+from api.postgres import Database
+from api.stats.repository import StatsRepository
 from feature_repo.settings import Settings
 from pipelines.cli import app as command_line
 from tests.cases.console_world import World, decided, outrageous
@@ -159,6 +162,19 @@ def test_live_counts_are_those_of_the_ledger(url: str, key: str, world: World) -
     assert stats["flagged"] == sum(count["flagged"] for count in stats["by_model_version"].values()) > 0
     assert 0 < stats["age"]["p50"] <= stats["age"]["p99"]
     assert stats["by_reason"]["unusual_amount_for_user"] > 0
+
+
+def test_what_was_decided_is_found_in_every_partition(world: World) -> None:
+    database = Database(world.settings.postgres_reader_dsn)
+    repository, topic = StatsRepository(database), world.settings.topic
+    positions = repository.positions(topic)
+    assert len(positions) > 1
+    for partition, until in positions.items():  # no record of this world is a dead letter
+        found = repository.decided(topic, {partition: 0}, datetime.now(UTC))
+        assert sum(group["decisions"] for group in found["groups"]) == until > 0
+        half = repository.decided(topic, {partition: until // 2}, datetime.now(UTC))
+        assert sum(group["decisions"] for group in half["groups"]) <= until
+    database.close()
 
 
 def test_servers_are_up_or_said_to_be_down(url: str, key: str) -> None:

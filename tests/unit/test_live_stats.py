@@ -94,7 +94,7 @@ def test_the_last_minute_is_counted_once_for_all_who_ask() -> None:
     service, rows = live(down=False)
     stats = service.live()
     assert (stats.decided_at, stats.waiting, stats.unindexed) == (COMMITS[-1]["committed_at"], 5, 7)
-    assert stats.per_second == round((21 + 31 + 41) / 60, 1)
+    assert stats.per_second == round((21 + 31 + 41) / 60, 2)
     assert (stats.measured, stats.flagged) == (90, 6)
     assert stats.by_decision == {"approve": 80, "review": 10} and stats.by_outcome == {"scored": 86, "unscored": 4}
     assert stats.by_reason == {"a": 6, "b": 6}
