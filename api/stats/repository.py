@@ -25,13 +25,13 @@ RANGES = """SELECT r.* FROM ledger l, LATERAL (
 WHERE l.kafka_topic = %(topic)s"""
 DECIDED = """WITH firsts (kafka_partition, first_offset) AS (SELECT * FROM unnest(%(partitions)s, %(firsts)s)),
 found AS MATERIALIZED (
-    SELECT d.outcome, d.decision, d.model_version, d.is_anomaly, d.anomaly_reasons,
-        extract(epoch FROM r.committed_at - d.ingested_at)::float8 AS age
-    FROM firsts f
-    JOIN decisions d ON d.id >= (f.kafka_partition::bigint << 48) + (f.first_offset << 4)
+    SELECT d.outcome, d.decision, d.model_version, d.is_anomaly, d.anomaly_reasons, extract(epoch FROM (
+        SELECT r.committed_at FROM ledger_ranges r
+        WHERE r.kafka_topic = d.kafka_topic AND r.kafka_partition = d.kafka_partition
+            AND r.first_offset <= d.kafka_offset
+        ORDER BY r.first_offset DESC LIMIT 1) - d.ingested_at)::float8 AS age
+    FROM firsts f JOIN decisions d ON d.id >= (f.kafka_partition::bigint << 48) + (f.first_offset << 4)
         AND d.id < (f.kafka_partition::bigint + 1) << 48
-    JOIN ledger_ranges r ON r.kafka_topic = d.kafka_topic AND r.kafka_partition = d.kafka_partition
-        AND r.first_offset <= d.kafka_offset AND r.until_offset > d.kafka_offset AND r.first_offset >= f.first_offset
     WHERE d.kafka_topic = %(topic)s AND d.ingested_at >= %(arrived)s AND d.revision = 1
 )
 SELECT (SELECT percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY age) FROM found) AS age,

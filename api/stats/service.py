@@ -16,7 +16,7 @@ Key = TypeVar("Key")
 SHOWN = timedelta(minutes=10)
 STRETCH = timedelta(seconds=10)
 LATELY = timedelta(minutes=1)
-MEASURED = 100_000  # decisions that ages and reasons are counted of: half a second's work for PostgreSQL
+MEASURED = 50_000  # decisions that ages and reasons are counted of
 RANGES = 2_000  # of a partition: ten minutes of three commits a second
 GOOD_FOR_S = 2.0  # how long an answer serves whoever else asks
 
