@@ -15,7 +15,7 @@ from feature_repo.transaction import rfc3339
 
 BEFORE, AFTER = 60, 30  # payments of the user on the timeline
 PARTS = 12  # contributions shown
-SMALL = 0.005  # a smaller part of the anomaly is not worth a bar
+SMALL = 0.02  # a smaller part of the anomaly is not worth a bar
 SOON = timedelta(microseconds=1)
 
 
@@ -45,10 +45,7 @@ async def page(client: Client, who: Reader, transaction_id: str) -> tuple[str, f
         ),
         html.Div(id="step-said", role="status"),
         frame.columns(
-            [
-                frame.card("Why", *why(one, explained), id="why"),
-                frame.card("The user", html.Div(frame.empty("Asking the feature store."), id="user")),
-            ],
+            [frame.card("Why", *why(one, explained), id="why")],
             [
                 frame.card(
                     "What do you know of it?", html.Div(known(labels, who), id="labels"), judge(who), id="judge"
@@ -59,7 +56,10 @@ async def page(client: Client, who: Reader, transaction_id: str) -> tuple[str, f
         frame.card("The user's payments", *timeline(one, around, who)),
         frame.columns(
             [frame.card("What each feature contributed", contributions(explained))],
-            [frame.card("Where the decision comes from", origin(one, who))],
+            [
+                frame.card("The user", html.Div(frame.empty("Asking the feature store."), id="user")),
+                frame.card("Where the decision comes from", origin(one, who)),
+            ],
         ),
         dcc.Store(id="user-id", data=user),
         dcc.Store(id="payment", data={"transaction_id": transaction_id, "event_time": one["event_time"]}),
@@ -318,11 +318,9 @@ def about(user: Mapping[str, Any], who: Reader) -> frame.Part:
     ]
     features = user["features"] or {}
     shown = {
-        name.replace("_", " ").capitalize(): words.number(value)
-        if isinstance(value, int | float)
-        else _read(value, who)
-        for name, value in features.items()
-        if value is not None
+        label: words.number(features[name]) if isinstance(features[name], int | float) else _read(features[name], who)
+        for name, label in words.ACTIVITY.items()
+        if features.get(name) is not None
     }
     return html.Div(
         [

@@ -48,6 +48,23 @@ FEATURES: dict[str, str] = {
     "merchant_risk_7d": "Frauds at the merchant, 7 days",
     "merchant_risk_30d": "Frauds at the merchant, 30 days",
 }
+# What the feature store knows of a user, in this order; the rest is of no use to a reader.
+ACTIVITY = {
+    "payments": "Payments known",
+    "payments_24h": "Payments, 24 hours",
+    "payments_7d": "Payments, 7 days",
+    "payments_30d": "Payments, 30 days",
+    "spend_24h": "Spent, 24 hours",
+    "mean_amount_7d": "Mean amount, 7 days",
+    "mean_amount_30d": "Mean amount, 30 days",
+    "largest_recent": "Largest of late",
+    "merchants_recent": "Merchants of late",
+    "locations_recent": "Places of late",
+    "methods_recent": "Payment methods of late",
+    "usual_hour": "Usual hour (UTC)",
+    "first_seen": "First payment",
+    "last_seen": "Newest payment",
+}
 DECISIONS = {"approve": "Approved", "review": "To review", "reject": "Rejected"}
 UNSCORED = "No score"
 SORTS = {
@@ -78,11 +95,13 @@ def money(amount: float, currency: str) -> str:
 
 
 def number(value: float) -> str:
-    """To three digits or so, without an exponent: 1.6, 24, 0.012."""
+    """To three digits or so, without an exponent: 1.60, 24.5, 0.012."""
     size = abs(value)
     if size >= 100 or value == int(value):
         return f"{value:,.0f}"
-    return f"{value:,.1f}" if size >= 10 else f"{value:,.2f}" if size >= 0.1 else f"{value:.3g}"
+    if size < 0.0005:
+        return "0"
+    return f"{value:,.1f}" if size >= 10 else f"{value:,.2f}" if size >= 0.1 else f"{value:.3f}"
 
 
 def share(part: float, whole: float) -> str:
@@ -91,7 +110,7 @@ def share(part: float, whole: float) -> str:
     value = 100 * part / whole
     if 0 < value < 0.01:
         return "< 0.01 %"
-    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.2g} %"
+    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.1f} %" if value >= 1 else f"{value:.2f} %"
 
 
 def times(value: float, usual: float) -> str:

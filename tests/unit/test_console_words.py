@@ -10,6 +10,7 @@ from api.console import filters, words
 from api.filters import Filters
 from api.search.schemas import SearchQuery
 from api.transactions.schemas import ListFilters
+from feature_repo.activity import AGGREGATES
 from feature_repo.evidence import evidence
 from feature_repo.features import NAMES, REASONS
 
@@ -19,6 +20,7 @@ AT = datetime(2026, 7, 15, 22, 30, 5, tzinfo=UTC)
 def test_every_reason_and_feature_has_words() -> None:
     assert set(words.REASONS) == set(REASONS)
     assert set(words.FEATURES) == set(NAMES)
+    assert set(words.ACTIVITY) == {one.name for one in AGGREGATES} - {"kafka_partition", "kafka_offset"}
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -55,7 +57,8 @@ def test_an_amount_is_told_beside_the_usual_one(value: float, usual: float, said
 
 
 @pytest.mark.parametrize(
-    ("part", "whole", "said"), [(0, 0, "-"), (0, 9, "0 %"), (1, 3, "33 %"), (1, 200, "0.5 %"), (1, 10**6, "< 0.01 %")]
+    ("part", "whole", "said"),
+    [(0, 0, "-"), (0, 9, "0 %"), (1, 3, "33 %"), (1, 200, "0.50 %"), (3, 100, "3.0 %"), (1, 10**6, "< 0.01 %")],
 )
 def test_a_share_is_never_written_with_an_exponent(part: float, whole: float, said: str) -> None:
     assert words.share(part, whole) == said
