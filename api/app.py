@@ -19,6 +19,7 @@ from api.alerts.service import AlertService
 from api.audit import endpoints as audit
 from api.audit.repository import AuditRepository
 from api.audit.service import AuditService
+from api.console import app as console
 from api.cursor import Cursors, secret_key
 from api.detect import endpoints as detect
 from api.detect.repository import ModelService
@@ -44,7 +45,7 @@ from api.metrics import endpoints as metrics
 from api.metrics.repository import WindowRepository
 from api.metrics.service import WindowService
 from api.models import endpoints as versions
-from api.models.repository import RegistryRepository, RequestRepository
+from api.models.repository import RegistryRepository, RequestRepository, TrialRepository
 from api.models.service import ModelsService
 from api.openapi import describe
 from api.postgres import Database
@@ -53,7 +54,7 @@ from api.search import endpoints as search
 from api.search.repository import SearchRepository
 from api.search.service import SearchService
 from api.stats import endpoints as stats
-from api.stats.repository import StatsRepository
+from api.stats.repository import Offsets, StatsRepository
 from api.stats.service import StatsService
 from api.switches import endpoints as switches
 from api.switches.repository import SwitchRepository
@@ -87,7 +88,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     models = ModelService(settings.serving_url, settings.model_timeout_s)
     recorder = Recorder(settings, "vigil-api")
     following = AlertService(AlertTopic(settings.kafka_bootstrap))
+    offsets = Offsets(settings.kafka_bootstrap)
     cursors = Cursors(secret_key(settings.home / CURSOR_KEY))
+    kafka = checks.Kafka(settings.kafka_bootstrap)
     readiness = HealthService(
         {
             "postgres": checks.postgres(database),
@@ -95,6 +98,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             "serving": checks.http(f"{settings.serving_url}/ready"),
         },
         checks.conditions(database),
+        {
+            "kafka": kafka.server,
+            "redis": checks.store(settings.redis_url),
+            "mlflow": checks.http(f"{settings.mlflow_url}/health"),
+            "stream": checks.session(database, "vigil-stream"),
+            "indexer": kafka.indexer,
+            "lifecycle": checks.lifecycle(database),
+            **({"windows": checks.session(database, "vigil-windows")} if settings.windows else {}),
+        },
     )
     keep = KeyRepository(writing)
     ring = KeyRing(keep)
@@ -107,6 +119,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         noting = asyncio.create_task(ring.keep())
         yield
         following.close()
+        offsets.close()
         noting.cancel()
         await ring.flush()
         await models.close()
@@ -135,7 +148,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     decisions = TransactionRepository(database, prepared)
     asked = RequestRepository(database, writing)
-    taken = LabelService(LabelRepository(writing), LabelTopic(recorder), now, settings.future_tolerance_s)
+    served = ModelsService(registered, asked, TrialRepository(database), models.threshold_of, settings.model_name, now)
+    taken = LabelService(LabelRepository(database, writing), LabelTopic(recorder), now, settings.future_tolerance_s)
     for routes in (
         explain.router(ExplainService(decisions, models.explain)),  # before ids that hold a slash
         transactions.router(TransactionService(decisions, cursors, models.artifact_of, now)),
@@ -144,9 +158,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         search.router(SearchService(documents, decisions, cursors, now)),
         alerts.router(following),
         users.router(UserService(decisions, UserRepository(database), models.activity, now)),
-        stats.router(StatsService(StatsRepository(database), now)),
+        stats.router(StatsService(StatsRepository(database), offsets, settings.topic, now)),
         metrics.router(WindowService(WindowRepository(database), cursors)),
-        versions.router(ModelsService(registered, asked, settings.model_name)),
+        versions.router(served),
         labels.router(taken),
         switches.router(SwitchService(SwitchRepository(database, writing))),
         keys.router(KeyService(keep, now)),
@@ -154,6 +168,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         health.router(readiness, registry),
     ):
         app.router.routes += routes.routes  # include_router asks router by router, which takes FastAPI 0.165 longer
+    app.router.routes.append(console.create(app))
     errors.install(app)
     describe(app)
     app.add_middleware(Traffic, registry=registry)

@@ -137,6 +137,28 @@ class VersionUnknown(VigilError):
         super().__init__("the registry has no such version or alias")
 
 
+class NothingOnTrial(VigilError):
+    code = "NOTHING_ON_TRIAL"
+    family = Family.REFUSE
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("no version is on trial: POST /models/{version}/challenge puts one there")
+
+
+class VersionNotLoaded(VigilError):
+    """`version` is what the model service does not hold, or not yet."""
+
+    code = "VERSION_NOT_LOADED"
+    family = Family.RETRY
+    status = 409
+    evidence = ("version",)
+
+    def __init__(self, version: str) -> None:
+        super().__init__(f"the model service has not loaded version {version}, so its threshold is not known")
+        self.version = version
+
+
 class RequestUnknown(VigilError):
     code = "REQUEST_UNKNOWN"
     family = Family.REFUSE
@@ -224,6 +246,28 @@ class HostUnknown(VigilError):
 
     def __init__(self) -> None:
         super().__init__("without keys this service answers to names of loopback only, such as localhost")
+
+
+class ForeignSite(VigilError):
+    code = "FOREIGN_SITE"
+    family = Family.REFUSE
+    status = 403
+
+    def __init__(self) -> None:
+        super().__init__("the page of another site sent this; the console takes only what its own pages send")
+
+
+class SecureNeeded(VigilError):
+    code = "SECURE_NEEDED"
+    family = Family.REFUSE
+    status = 403
+    remedy = "put TLS in front of the query service, or come from this machine"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "signing in needs https: over plain http the key could be read on the way. Put TLS in front of the query"
+            " service, or open the console on its own machine"
+        )
 
 
 class BodyNotJson(VigilError):

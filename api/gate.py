@@ -8,9 +8,9 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from api.errors import BodyTooLarge, Busy, HostUnknown, KeyMissing, KeyRefused, ScopeMissing, TooManyRequests
-from api.keys.ring import KeyRing
+from api.keys.ring import Key, KeyRing
 from api.limits import RateLimiter
-from api.scopes import Scope
+from api.scopes import ANY_KEY, Needs
 from feature_repo.settings import is_loopback
 
 LOCAL = "api"  # who asks, where no key is needed
@@ -36,15 +36,13 @@ class Gate:
         self._max_requests = max_requests
         self._inside = 0
 
-    async def __call__(
-        self, needs: Scope | None, app: ASGIApp, connection: Connection, receive: Receive, send: Send
-    ) -> None:
+    async def __call__(self, needs: Needs, app: ASGIApp, connection: Connection, receive: Receive, send: Send) -> None:
         """Pass the request on to `app`.
 
         Raises KeyMissing, KeyRefused, ScopeMissing, TooManyRequests, BodyTooLarge, Busy, HostUnknown;
         StoreUnavailable where keys cannot be read.
         """
-        if self._keys_wanted or not is_loopback((connection.get("server") or ("",))[0]):
+        if self.wants_key(connection):
             if needs:  # health is told at any time: a probe may share its address with a flood
                 await self._admit(needs, connection)
         elif is_loopback(_host(connection)):
@@ -61,21 +59,35 @@ class Gate:
         finally:
             self._inside -= 1
 
-    async def _admit(self, needs: Scope, connection: Connection) -> None:
+    def wants_key(self, connection: Connection) -> bool:
+        return self._keys_wanted or not is_loopback((connection.get("server") or ("",))[0])
+
+    async def sign_in(self, offered: str, connection: Connection) -> Key | None:
+        """The key, None where it is not good. Every try counts against the address, also a good one.
+
+        Raises TooManyRequests; StoreUnavailable where keys cannot be read.
+        """
+        await self._count(self._per_address, network_of((connection.get("client") or ("",))[0]), connection)
+        return await self._ring.find(offered)
+
+    async def _admit(self, needs: Needs, connection: Connection) -> None:
         offered = _bearer(connection)
         key = await self._ring.find(offered) if offered else None
         if key:
-            left = await self._per_key.take(key.id)
+            await self._count(self._per_key, key.id, connection)
         else:
-            left = await self._per_address.take(network_of((connection.get("client") or ("",))[0]))
-        connection["vigil.headers"] += left.headers
-        if left.refused:
-            raise TooManyRequests(left.resets_in_s)
+            await self._count(self._per_address, network_of((connection.get("client") or ("",))[0]), connection)
         if key is None:
             raise KeyRefused if offered else KeyMissing
         connection["vigil.key"], connection["vigil.actor"] = key.id, key.actor
-        if not key.may(needs):
+        if needs and needs != ANY_KEY and not key.may(needs):
             raise ScopeMissing(needs)
+
+    async def _count(self, limiter: RateLimiter, identity: str, connection: Connection) -> None:
+        left = await limiter.take(identity)
+        connection["vigil.headers"] += left.headers
+        if left.refused:
+            raise TooManyRequests(left.resets_in_s)
 
 
 def _bounded(connection: Connection, receive: Receive) -> Receive:

@@ -24,7 +24,16 @@ ALWAYS = [
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cache-control", b"no-store"),  # payments are nobody's to keep on the way
 ]
-BY_POLICY = {policy: [*ALWAYS, (b"content-security-policy", policy.encode())] for policy in (API, DOCS, CONSOLE)}
+# Without a referrer a browser would not say either that a form of the console came from its own page (Origin: null).
+OWN = {CONSOLE: [(b"referrer-policy", b"same-origin")]}
+BY_POLICY = {
+    policy: [
+        *OWN.get(policy, []),
+        *(header for header in ALWAYS if header[0] not in dict(OWN.get(policy, []))),
+        (b"content-security-policy", policy.encode()),
+    ]
+    for policy in (API, DOCS, CONSOLE)
+}
 
 
 def protect(headers: list[tuple[bytes, bytes]], connection: Scope) -> None:

@@ -1,7 +1,7 @@
 """What a key may do. Each path declares one of these; nothing else opens it."""
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 
 class Scope(StrEnum):
@@ -14,3 +14,6 @@ class Scope(StrEnum):
 
 
 PUBLIC: Final = None  # declared in place of a scope: answered without a key
+ANY_KEY: Final = "any"  # for every good key, whatever it may do: what is behind asks for scopes itself
+
+Needs = Scope | Literal["any"] | None

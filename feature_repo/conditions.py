@@ -9,6 +9,21 @@ from typing import Any, Protocol
 
 HOLDS_S = 30
 
+# What it means where a service of the local stack is not there.
+MEANS = {
+    "kafka": "no payment comes in and none is decided",
+    "postgres": "payments wait in Kafka, none is skipped; lists and details are not answered",
+    "redis": "payments wait in Kafka, none is skipped; POST /detect is not answered",
+    "elasticsearch": "search is not answered; payments are decided all the same",
+    "mlflow": "nothing is trained or promoted; what is loaded serves on",
+    "serving": "payments go to review without a score; POST /detect is not answered",
+    "api": "no query is answered; payments are decided all the same",
+    "stream": "payments wait in Kafka, none is skipped",
+    "indexer": "search is behind; payments are decided all the same",
+    "lifecycle": "requests and daily jobs wait",
+    "windows": "payments over time are behind",
+}
+
 CURRENT = """
     SELECT code, component, cause, remedy, since FROM conditions WHERE holds_until > now()
     UNION ALL

@@ -4,26 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from feature_repo import conditions
+from feature_repo.conditions import MEANS
 from feature_repo.errors import StoreUnavailable
 from feature_repo.settings import Settings
 from infra.local.service import State
 from infra.local.status import ServiceStatus
 from pipelines.requests import rows
-
-# What it means where a service of the local stack is not there.
-MEANS = {
-    "kafka": "no payment comes in and none is decided",
-    "postgres": "payments wait in Kafka, none is skipped; lists and details are not answered",
-    "redis": "payments wait in Kafka, none is skipped; POST /detect is not answered",
-    "elasticsearch": "search is not answered; payments are decided all the same",
-    "mlflow": "nothing is trained or promoted; what is loaded serves on",
-    "serving": "payments go to review without a score; POST /detect is not answered",
-    "api": "no query is answered; payments are decided all the same",
-    "stream": "payments wait in Kafka, none is skipped",
-    "indexer": "search is behind; payments are decided all the same",
-    "lifecycle": "requests and daily jobs wait",
-    "windows": "payments over time are behind",
-}
 
 
 def of_services(found: Sequence[ServiceStatus]) -> list[dict[str, Any]]:

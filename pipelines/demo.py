@@ -202,6 +202,7 @@ class Demo:
             throughput_per_s=round(took.per_second, 1) if took else 0.0,
             complete=settled.complete,
             urls={
+                "console": f"{settings.api_url}/console",
                 "API": f"{settings.api_url}/docs",
                 "MLflow": settings.mlflow_url,
                 "Spark": f"http://127.0.0.1:{settings.spark_ui_port}",

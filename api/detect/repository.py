@@ -1,6 +1,7 @@
 """The model service, as the query service sees it."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ class ModelService:
         limits = httpx.Limits(keepalive_expiry=KEEP_ALIVE_S)
         self._session: aiohttp.ClientSession | None = None  # made in the loop that uses it
         self._blocking = httpx.Client(base_url=url, timeout=timeout_s, limits=limits, trust_env=False)
-        self._artifacts: dict[str, str] = {}
+        self._described: dict[str, dict[str, Any]] = {}
         self._asked = float("-inf")
 
     async def detect(self, payload: bytes, record: bool, request_id: str) -> Answer:
@@ -52,14 +53,21 @@ class ModelService:
 
     def artifact_of(self, version: str) -> str | None:
         """sha256 of a version's artefact; None where it is not loaded or the service is away. Blocks."""
+        found: str | None = self._loaded(version).get("artifact_sha256")
+        return found
+
+    def threshold_of(self, version: str) -> float | None:
+        """Score from which on a version flags; None where it is not loaded or the service is away. Blocks."""
+        found: float | None = self._loaded(version).get("threshold")
+        return found
+
+    def _loaded(self, version: str) -> dict[str, Any]:
         if time.monotonic() - self._asked > MODELS_FOR_S:
             self._asked = time.monotonic()  # in vain too: one question at a time waits for a service that hangs
-            try:
+            with suppress(httpx.HTTPError, ValueError, KeyError):
                 loaded = self._blocking.get("/models").raise_for_status().json()["loaded"]
-                self._artifacts |= {model["version"]: model["artifact_sha256"] for model in loaded}
-            except (httpx.HTTPError, ValueError, KeyError):
-                return self._artifacts.get(version)
-        return self._artifacts.get(version)
+                self._described |= {model["version"]: model for model in loaded}
+        return self._described.get(version, {})
 
     def explain(self, question: dict[str, Any]) -> dict[str, Any] | None:
         """The model service's explanation of a stored decision; None where that version is not loaded any more.

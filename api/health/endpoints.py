@@ -1,4 +1,4 @@
-"""`GET /live`, `/ready` and `/metrics`."""
+"""`GET /live`, `/ready`, `/servers` and `/metrics`."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from api.health.schemas import Degraded, Live, Ready
+from api.health.schemas import Degraded, Live, Ready, Servers
 from api.health.service import HealthService
 from api.problems import problems
 from api.routes import Router, needs
@@ -20,7 +20,6 @@ class NotReady(VigilError):
     family = Family.RETRY
     status = 503
 
-    @needs(Scope.READ)
     def __init__(self, down: list[str]) -> None:
         super().__init__(f"missing: {', '.join(down)}")
 
@@ -44,6 +43,12 @@ def router(service: HealthService, registry: CollectorRegistry) -> Router:
         body = problem(NotReady(down), request.scope["vigil.request_id"])
         also = {"checks": checks, "degraded": [one.model_dump(mode="json") for one in degraded]}
         return JSONResponse({**body, **also}, NotReady.status, {"Retry-After": "1"}, MEDIA_TYPE)
+
+    @routes.get("/servers", summary="Every server, and what is degraded")
+    @needs(Scope.READ)
+    async def servers() -> Servers:
+        """Those without a port of their own are known by what they hold: a connection, a lock, a consumer group."""
+        return await service.servers()
 
     @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
     @needs(Scope.READ)

@@ -23,3 +23,19 @@ class Ready(BaseModel):
     status: str = Field(default="ready", examples=["ready"])
     checks: dict[str, str] = Field(examples=[{"postgres": "up", "elasticsearch": "up", "serving": "up"}])
     degraded: list[Degraded] = Field(description="what the road lacks while this service itself is ready")
+
+
+class Server(BaseModel):
+    """A server or process of the stack, as this service sees it."""
+
+    name: str = Field(examples=["kafka"])
+    state: str = Field(description="up, not ready, down, or unknown where who would tell is down", examples=["up"])
+    means: str = Field(
+        description="what is so while it is not up", examples=["no payment comes in and none is decided"]
+    )
+    remedy: str = Field(examples=["vigil logs kafka, vigil restart kafka"])
+
+
+class Servers(BaseModel):
+    items: list[Server]
+    degraded: list[Degraded] = Field(description="what jobs and switches say is amiss")

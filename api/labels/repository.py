@@ -1,6 +1,7 @@
 """Labels in PostgreSQL, and on their topic for whoever else listens."""
 
 import json
+from typing import Any
 
 from api.postgres import Database
 from feature_repo.labels import INSERT, TOPIC, Label
@@ -12,12 +13,20 @@ INSERT INTO audit (actor, action, subject, after)
 SELECT %s, 'label', transaction_id, jsonb_build_object('is_fraud', is_fraud, 'label_time', label_time, 'source', source)
 FROM added RETURNING id"""
 
+OF_PAYMENT = """SELECT is_fraud, label_time, source, received_at FROM labels WHERE transaction_id = %s
+    ORDER BY label_time DESC, received_at DESC LIMIT 100"""
+
 
 class LabelRepository:
-    """Writes; blocks; raises StoreUnavailable."""
+    """Reads with the reader's role, writes with the writer's; blocks; raises StoreUnavailable."""
 
-    def __init__(self, writing: Database) -> None:
+    def __init__(self, reading: Database, writing: Database) -> None:
+        self._reading = reading
         self._writing = writing
+
+    def of(self, transaction_id: str) -> list[dict[str, Any]]:
+        """Newest first."""
+        return self._reading.rows(OF_PAYMENT, [transaction_id])
 
     def add(self, label: Label, actor: str) -> bool:
         """Whether it is new; only then the audit log gets a row."""

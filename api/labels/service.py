@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from api.labels.repository import LabelRepository, LabelTopic
-from api.labels.schemas import Taken
+from api.labels.schemas import Known, Labels, Taken
 from feature_repo import labels
 
 
@@ -26,3 +26,8 @@ class LabelService:
         new = self._repository.add(label, actor)
         self._topic.publish(label)
         return Taken(transaction_id=label.transaction_id, new=new)
+
+    def of(self, transaction_id: str) -> Labels:
+        """Blocks. Raises StoreUnavailable."""
+        found = [Known(**row) for row in self._repository.of(transaction_id)]
+        return Labels(transaction_id=transaction_id, items=found)

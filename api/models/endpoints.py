@@ -1,14 +1,14 @@
-"""`GET /models`, `GET /models/requests/{id}`, and what may be asked for: `POST /models/{version}/promote` and
-`/challenge`, `POST /models/rollback` and `/end-challenge`.
+"""`GET /models`, `/models/{version}`, `/models/trial` and `/models/requests/{id}`, and what may be asked for:
+`POST /models/{version}/promote` and `/challenge`, `POST /models/rollback` and `/end-challenge`.
 """
 
 from typing import Annotated
 
-from fastapi import Body, Depends, Path
+from fastapi import Body, Depends, Path, Query
 
 from api.body import json_only
 from api.filters import Identifier, once
-from api.models.schemas import Accepted, Models, PromotionBody, RequestDetail
+from api.models.schemas import Accepted, Models, PromotionBody, RequestDetail, Trial, TrialRange, VersionDetail
 from api.models.service import ModelsService
 from api.problems import problems
 from api.routes import Actor, Router, needs
@@ -31,6 +31,18 @@ def router(service: ModelsService) -> Router:
     def get_request(request_id: Annotated[int, Path(ge=1, le=MAX_ID, examples=[7])]) -> RequestDetail:
         """A request with the gate's report once it is finished."""
         return service.request(request_id)
+
+    @routes.get("/trial", summary="The version on trial beside the champion", responses=problems(404, 409, 422, 503))
+    @needs(Scope.READ)
+    def get_trial(query: Annotated[TrialRange, Query()]) -> Trial:
+        """Of the payments both scored: how many each flags at its own threshold, and how many of them were frauds."""
+        return service.trial(query.hours)
+
+    @routes.get("/{version}", summary="One version", responses=problems(404, 422, 503))
+    @needs(Scope.READ)
+    def get_version(version: Annotated[Identifier, Path(examples=["3"])]) -> VersionDetail:
+        """With the numbers of its training. An alias will do: `champion`."""
+        return service.version(version)
 
     @routes.post(
         "/rollback",

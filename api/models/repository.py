@@ -1,6 +1,7 @@
 """Versions in MLflow's registry, requests in PostgreSQL."""
 
 import uuid
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -12,6 +13,16 @@ TIMEOUT_S = 5.0
 PAGE = 200
 SHOWN = """id, requested_at, started_at, finished_at, actor, action, version, data, override, alert_budget, outcome,
     code, detail, aliases_before, aliases_after, report"""
+# Of a payment its newest label counts.
+TRIAL = """SELECT d.model_version, d.is_anomaly AS champion, d.challenger_score >= %(threshold)s AS challenger,
+    count(*) AS payments, count(l.is_fraud) AS labelled, count(*) FILTER (WHERE l.is_fraud) AS reported
+FROM decisions d LEFT JOIN (
+    SELECT DISTINCT ON (transaction_id) transaction_id, is_fraud FROM labels
+    ORDER BY transaction_id, label_time DESC, received_at DESC
+) l USING (transaction_id)
+WHERE d.outcome = 'scored' AND d.challenger_version = %(version)s AND d.challenger_score IS NOT NULL
+    AND d.ingested_at >= %(since)s AND d.model_version = %(champion)s
+GROUP BY 1, 2, 3"""
 
 
 class RegistryRepository:
@@ -37,6 +48,11 @@ class RegistryRepository:
             token = page.get("next_page_token", "")
             if not token:
                 return sorted(found, key=lambda version: int(version["version"]), reverse=True)
+
+    def metrics(self, run_id: str) -> dict[str, float]:
+        """Of a training run, the newest value of each; empty for a run that does not exist."""
+        run = self._ask("runs/get", run_id=run_id).get("run", {}) if run_id else {}
+        return {metric["key"]: float(metric["value"]) for metric in run.get("data", {}).get("metrics", [])}
 
     def close(self) -> None:
         self._http.close()
@@ -85,3 +101,15 @@ class RequestRepository:
             [model_name],
         )
         return {str(row["version"]): row for row in rows}
+
+
+class TrialRepository:
+    """Reads only; blocks; raises StoreUnavailable."""
+
+    def __init__(self, reading: Database) -> None:
+        self._reading = reading
+
+    def counts(self, champion: str, challenger: str, threshold: float, since: datetime) -> list[dict[str, Any]]:
+        """Payments with both scores that arrived since then, by who flags them."""
+        values = {"champion": champion, "version": challenger, "threshold": threshold, "since": since}
+        return self._reading.rows(TRIAL, values)

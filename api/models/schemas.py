@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from api.filters import printable
+from api.filters import Query, printable
 from api.transactions.schemas import UtcTime
 
 
@@ -29,6 +29,13 @@ class ModelVersion(BaseModel):
     run_id: str
     created_at: UtcTime
     gate: Gate | None
+
+
+class VersionDetail(ModelVersion):
+    metrics: dict[str, float] = Field(
+        description="as training measured them, `held_out_` on days it did not learn from; empty where the run is gone",
+        examples=[{"held_out_average_precision": 0.61}],
+    )
 
 
 class Models(BaseModel):
@@ -80,3 +87,26 @@ class RequestDetail(BaseModel):
     aliases_before: dict[str, str] | None
     aliases_after: dict[str, str] | None
     report: dict[str, Any] | None = Field(description="the gate's: checks, numbers, curves, slices")
+
+
+class TrialRange(Query):
+    hours: int = Field(1, ge=1, le=24, description="payments that arrived in the last so many hours")
+
+
+class Cell(BaseModel):
+    payments: int
+    reported: int = Field(description="of them reported as fraud by now")
+
+
+class Trial(BaseModel):
+    """Payments that the champion decided and the version on trial scored as well, by who flags them."""
+
+    champion: str
+    challenger: str
+    threshold: float = Field(description="of the challenger: the score from which on it would flag")
+    since: UtcTime
+    both: Cell
+    only_champion: Cell
+    only_challenger: Cell
+    neither: Cell
+    labelled: int = Field(description="payments of all four with any label")

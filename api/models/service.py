@@ -1,26 +1,88 @@
 """Lists versions, writes requests down, tells what became of them. The lifecycle worker does the work."""
 
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from api.errors import RequestUnknown, VersionUnknown
-from api.models.repository import RegistryRepository, RequestRepository
-from api.models.schemas import Accepted, Gate, Models, ModelVersion, PromotionBody, RequestDetail
+from api.errors import NothingOnTrial, RequestUnknown, VersionNotLoaded, VersionUnknown
+from api.models.repository import RegistryRepository, RequestRepository, TrialRepository
+from api.models.schemas import (
+    Accepted,
+    Cell,
+    Gate,
+    Models,
+    ModelVersion,
+    PromotionBody,
+    RequestDetail,
+    Trial,
+    VersionDetail,
+)
 
 PATH = "/models/requests"
 
 
 class ModelsService:
-    def __init__(self, registry: RegistryRepository, requests: RequestRepository, model_name: str) -> None:
+    """`threshold_of` is ModelService.threshold_of."""
+
+    def __init__(
+        self,
+        registry: RegistryRepository,
+        requests: RequestRepository,
+        trials: TrialRepository,
+        threshold_of: Callable[[str], float | None],
+        model_name: str,
+        now: Callable[[], datetime],
+    ) -> None:
         self._registry = registry
         self._requests = requests
+        self._trials = trials
+        self._threshold_of = threshold_of
         self._name = model_name
+        self._now = now
 
     def models(self) -> Models:
         aliases = self._registry.aliases(self._name)
         gates = self._requests.latest_by_version(self._name)
         versions = [presented(found, aliases, gates) for found in self._registry.versions(self._name)]
         return Models(model_name=self._name, aliases=aliases, versions=versions)
+
+    def version(self, version: str) -> VersionDetail:
+        """A version by its number or an alias. Raises VersionUnknown."""
+        models = self.models()
+        wanted = models.aliases.get(version, version)
+        for found in models.versions:
+            if found.version == wanted:
+                return VersionDetail(**found.model_dump(), metrics=self._registry.metrics(found.run_id))
+        raise VersionUnknown
+
+    def trial(self, hours: int) -> Trial:
+        """Blocks. Raises NothingOnTrial, VersionNotLoaded, StoreUnavailable."""
+        aliases = self._registry.aliases(self._name)
+        champion, challenger = aliases.get("champion"), aliases.get("challenger")
+        if champion is None or challenger is None:
+            raise NothingOnTrial
+        threshold = self._threshold_of(challenger)
+        if threshold is None:
+            raise VersionNotLoaded(challenger)
+        since = self._now() - timedelta(hours=hours)
+        rows = self._trials.counts(champion, challenger, threshold, since)
+        cells = {(row["champion"], row["challenger"]): row for row in rows}
+
+        def cell(champion_flags: bool, challenger_flags: bool) -> Cell:
+            row = cells.get((champion_flags, challenger_flags), {"payments": 0, "reported": 0})
+            return Cell(payments=row["payments"], reported=row["reported"])
+
+        return Trial(
+            champion=champion,
+            challenger=challenger,
+            threshold=threshold,
+            since=since,
+            both=cell(True, True),
+            only_champion=cell(True, False),
+            only_challenger=cell(False, True),
+            neither=cell(False, False),
+            labelled=sum(row["labelled"] for row in rows),
+        )
 
     def promote(self, version: str, body: PromotionBody, actor: str) -> Accepted:
         """Raises VersionUnknown for what is neither a version nor an alias now."""

@@ -1,15 +1,17 @@
-"""`GET /search`."""
+"""`GET /search`, and its exports."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import Depends, Query, Response
+from fastapi import Depends, Path, Query, Response
+from fastapi.responses import StreamingResponse
 
 from api.filters import once
 from api.problems import problems
 from api.routes import Router, needs
 from api.scopes import Scope
-from api.search.schemas import SearchPage, SearchQuery
+from api.search.schemas import SearchFilters, SearchPage, SearchQuery
 from api.search.service import SearchService
+from api.transactions.endpoints import MEDIA_TYPES
 
 SOURCE = "X-Vigil-Search"  # which store was asked
 
@@ -29,5 +31,19 @@ def router(service: SearchService) -> Router:
         page = await service.page(query)
         response.headers[SOURCE] = page.source
         return page
+
+    @routes.get(
+        "/search.{form}",
+        summary="Decisions by text, as a file",
+        response_class=StreamingResponse,
+        responses={200: {"content": {name: {} for name in MEDIA_TYPES.values()}}, **problems(422, 503)},
+    )
+    @needs(Scope.SEARCH)
+    async def export_search(
+        form: Annotated[Literal["csv", "ndjson"], Path()], query: Annotated[SearchFilters, Query()]
+    ) -> StreamingResponse:
+        """All that search finds, as `GET /transactions.{form}` has what the list holds."""
+        headers = {"Content-Disposition": f'attachment; filename="search.{form}"'}
+        return StreamingResponse(await service.export(query, form), headers=headers, media_type=MEDIA_TYPES[form])
 
     return routes

@@ -8,11 +8,14 @@ from api.filters import Filters, Paged
 from api.transactions.schemas import Page, UtcTime
 
 
-class SearchQuery(Filters, Paged):
+class SearchFilters(Filters):
     q: str = Field(
         description='words, "phrases", prefix*, field:term (merchant, location, payment_method), OR',
         examples=['"New York"', "location:boston coffee OR tea", "star*"],
     )
+
+
+class SearchQuery(SearchFilters, Paged):
     facets: bool = Field(False, description="also count the matches by decision, version, outcome and reason")
 
 

@@ -3,16 +3,18 @@
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import anyio.to_thread
 
 from api.cursor import Cursors
+from api.filters import MAX_LIMIT
 from api.search.repository import Found, SearchRepository
-from api.search.schemas import SearchPage, SearchQuery
+from api.search.schemas import SearchFilters, SearchPage, SearchQuery
 from api.search.syntax import Term, parse
+from api.transactions import sheet
 from api.transactions.repository import Matching, Position, TransactionRepository
 from api.transactions.schemas import Decision, ListFilters
 from feature_repo.errors import StoreUnavailable
@@ -52,6 +54,25 @@ class SearchService:
         except StoreUnavailable as error:
             log.warning("search falls back to PostgreSQL: %s", error)
             return await self._listed(wanted, query, after, exact=matched == TABLE)
+
+    async def export(self, asked: SearchFilters, form: Literal["csv", "ndjson"]) -> AsyncIterator[bytes]:
+        """All that the pages hold, piece by piece. Raises as `page`, at once where it cannot begin."""
+        query = SearchQuery.model_validate(
+            {**asked.model_dump(mode="json", exclude_none=True, by_alias=True), "limit": MAX_LIMIT}
+        )
+        first = await self.page(query)
+
+        async def pieces(page: SearchPage) -> AsyncIterator[bytes]:
+            if form == "csv":
+                yield sheet.HEAD
+            while True:
+                lines = "".join(f"{item.model_dump_json()}\n" for item in page.items).encode()
+                yield sheet.rows(lines) if form == "csv" else lines
+                if page.next_cursor is None:
+                    return
+                page = await self.page(query.model_copy(update={"cursor": page.next_cursor}))
+
+        return pieces(first)
 
     def _indexed(
         self, wanted: list[list[Term]], query: SearchQuery, matched: str | None, after: Place | None

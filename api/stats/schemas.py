@@ -49,3 +49,38 @@ class Stats(BaseModel):
     by_model_version: dict[str, Count] = Field(description="of the scored")
     by_reason: dict[str, int] = Field(description="a payment counts under each of its reasons")
     by_hour: list[Hour] = Field(description="of event time, earliest first; hours without a payment are left out")
+
+
+class Age(BaseModel):
+    """Seconds from a payment's arrival at the broker to the commit of its decision."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+class Stretch(BaseModel):
+    """Payments decided in ten seconds."""
+
+    began_at: UtcTime
+    payments: int
+
+
+class LiveStats(BaseModel):
+    """What the stream does now: counts by the moment of the commit, not by event time."""
+
+    at: UtcTime = Field(description="when this was asked")
+    decided_at: UtcTime | None = Field(description="the newest commit; null before the first one")
+    waiting: int | None = Field(description="payments on the topic without an outcome; null where Kafka does not tell")
+    unindexed: int | None = Field(description="decisions that search does not have yet; null where Kafka does not tell")
+    per_second: float = Field(description="payments decided, over the last minute")
+    stretches: list[Stretch] = Field(description="of the last ten minutes, earliest first, those without any included")
+    measured: int = Field(
+        description="decisions that all that follows is of: the last minute's, the newest 50,000 of them at most"
+    )
+    age: Age | None = Field(description="null where none was decided in the last minute")
+    flagged: int
+    by_decision: dict[str, int]
+    by_outcome: dict[str, int]
+    by_reason: dict[str, int] = Field(description="a payment counts under each of its reasons")
+    by_model_version: dict[str, Count]

@@ -30,9 +30,12 @@ def up(
     stack = Stack(configuration.load())
     with Console(stderr=True).status("starting") as spinner:
         stack.up(names, lambda *news: _show(spinner.console, spinner.update, *news))
-    _table(stack.status())
+    found = stack.status()
+    _table(found)
+    if any(s.name == "api" and s.state == "up" for s in found):
+        typer.echo(f"console: {stack.settings.api_url}/console")
     if stack.settings.keys_wanted:
-        typer.echo("the query service asks for keys: vigil keys create NAME --scope admin")
+        typer.echo("the query service and its console ask for keys: vigil keys create NAME --scope admin")
 
 
 def down() -> None:

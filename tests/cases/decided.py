@@ -63,8 +63,8 @@ class Stream:
         """Where the stream goes on, by partition."""
         return self.ledger.positions()
 
-    def decide(self, merchants: Snapshot | None = None, pin: Pin | None = PIN) -> list[Taken]:
-        """Everything not decided yet, a range per partition."""
+    def decide(self, merchants: Snapshot | None = None, pin: Pin | None = PIN, pins: Pins | None = None) -> list[Taken]:
+        """Everything not decided yet, a range per partition; under `pins`, or under `pin` alone."""
         done = self.starts()
         ends = log_ends(self.settings, self.settings.topic)
         taken = []
@@ -72,7 +72,7 @@ class Stream:
             first = done.get(partition, 0)
             if first < end:
                 records = self._records(partition, first, end)
-                taken.append(self.road.take(records, Pins(pin), frozenset(), merchants))
+                taken.append(self.road.take(records, pins or Pins(pin), frozenset(), merchants))
         return taken
 
     def _records(self, partition: int, first: int, end: int) -> Records:

@@ -1,12 +1,13 @@
 """What `vigil status` makes of services that are not there."""
 
+from feature_repo import conditions
 from infra.local.services import NAMES
 from infra.local.status import ServiceStatus
 from pipelines import degraded
 
 
 def test_of_every_service_it_is_known_what_its_absence_means() -> None:
-    assert set(degraded.MEANS) == set(NAMES)
+    assert set(conditions.MEANS) == set(NAMES)
 
 
 def test_only_what_should_do_its_work_and_does_not_is_degraded() -> None:
