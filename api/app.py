@@ -135,8 +135,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="1",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # see openapi.page
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
     )
     counters = Counters(settings.redis_url)
     app.state.gate = Gate(

@@ -3,10 +3,10 @@
 from starlette.types import Scope
 
 API = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-# FastAPI's page of the interface: a script of its own in the page, Swagger UI from its CDN. It shows no data.
+# FastAPI's page of the interface: a script of its own in the page, Swagger UI beside it. It shows no data.
 DOCS = (
-    "default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; style-src https://cdn.jsdelivr.net;"
-    " img-src data: https://fastapi.tiangolo.com; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'"
+    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
+    " connect-src 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 # Dash starts itself by one line of script in its page, named here by its hash; Plotly and AG Grid write style
 # attributes and draw images into data: and blob:.

@@ -101,17 +101,16 @@ Actor = Annotated[str, Depends(actor)]  # who asks, in the audit log's words
 def declared(app: FastAPI) -> dict[tuple[str, str], Scope | None]:
     """What each (method, path) of the OpenAPI document needs.
 
-    Raises ScopeUndeclared for a route that would be answered unasked: all but the document, its page, and a
-    GuardedPart, which asks for a key itself.
+    Raises ScopeUndeclared for a route that would be answered unasked: all but the document and a GuardedPart, which
+    asks for a key itself.
     """
     found: dict[tuple[str, str], Scope | None] = {}
     for context in iter_route_contexts(app.routes):
-        if context.path in (app.openapi_url, app.docs_url):
-            continue
         route = context.original_route
-        if isinstance(route, GuardedPart):
+        if context.path == app.openapi_url or isinstance(route, GuardedPart):
             continue
         if not isinstance(route, GuardedRoute):
             raise ScopeUndeclared(context.path)
-        found |= {(method, str(context.path_format)): route.needs for method in context.methods or ()}
+        if route.include_in_schema:
+            found |= {(method, str(context.path_format)): route.needs for method in context.methods or ()}
     return found

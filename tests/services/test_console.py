@@ -442,3 +442,10 @@ def test_two_versions_are_compared_and_one_is_promoted(browser: Browser, url: st
         page.get_by_role("button", name="Confirm").click()
         expect(page.locator("#request")).to_contain_text("Version 1 decides now.")
     assert service(url, key)("/models")["aliases"]["champion"] == "1"
+
+
+def test_the_interface_is_described_without_the_internet(browser: Browser, url: str) -> None:
+    with opened(browser, url) as page:
+        page.goto("/docs")
+        page.wait_for_selector("text=Decisions, newest first")
+        shot(page, "docs-light-laptop")

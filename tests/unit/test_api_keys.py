@@ -105,7 +105,7 @@ def test_a_route_without_a_scope_cannot_be_made() -> None:
 
 
 def test_a_route_that_asks_no_gate_keeps_the_service_from_starting() -> None:
-    app = FastAPI(redoc_url=None, swagger_ui_oauth2_redirect_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None)
     routes = APIRouter()
     routes.get("/open")(lambda: None)
     app.include_router(routes)
