@@ -301,6 +301,7 @@ def test_one_goes_from_flagged_payment_to_flagged_payment(browser: Browser, url:
         expect(page.locator("#step-said")).to_contain_text("no newer flagged payment")
         page.get_by_role("button", name="Older flagged").click()
         page.wait_for_url(f"**/payments/{second}")
+        expect(page.locator("#main")).to_contain_text(second)  # until then the buttons are the former page's
         page.get_by_role("button", name="Newer flagged").click()
         page.wait_for_url(f"**/payments/{first}")
 
