@@ -169,11 +169,14 @@ def why(one: Mapping[str, Any], explained: Mapping[str, Any] | Refused) -> list[
     evidence = (one.get("evidence") if isinstance(explained, Refused) else explained["evidence"]) or []
     items = []
     for code, part in zip(one["anomaly_reasons"], one["reason_shares"], strict=False):
-        sentences = [words.evidence(found, one["currency"]) for found in evidence if found["reason"] == code]
+        behind = [found for found in evidence if found["reason"] == code]
+        sentences = [words.evidence(found, one["currency"]) for found in behind]
         items.append(
             html.Li(
                 [
-                    html.H3([words.reason(code), html.Span(f"{100 * part:.0f} % of the anomaly", className="fine")]),
+                    html.H3(
+                        [words.reason(code, behind), html.Span(f"{100 * part:.0f} % of the anomaly", className="fine")]
+                    ),
                     *[html.P(sentence) for sentence in sentences],
                 ]
             )

@@ -1,6 +1,6 @@
 """Codes, numbers and times as a person reads them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
@@ -82,7 +82,11 @@ ACTIONS = {
 STATES = {"waiting": "waiting for the lifecycle worker", "working": "being judged", "finished": "finished"}
 
 
-def reason(code: str) -> str:
+def reason(code: str, found: Iterable[Mapping[str, Any]] = ()) -> str:
+    """`found` is the evidence behind it: both more and less than usual is an anomaly, and only the first is a burst."""
+    directions = {one["direction"] for one in found}
+    if code == Reason.BURST and directions == {"below"}:
+        return "Unusual pace of payments"
     return REASONS.get(code, code.replace("_", " ").capitalize())
 
 

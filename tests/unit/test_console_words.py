@@ -12,9 +12,14 @@ from api.search.schemas import SearchQuery
 from api.transactions.schemas import ListFilters
 from feature_repo.activity import AGGREGATES
 from feature_repo.evidence import evidence
-from feature_repo.features import NAMES, REASONS
+from feature_repo.features import NAMES, REASONS, Reason
 
 AT = datetime(2026, 7, 15, 22, 30, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("direction", "said"), [("above", "Burst of payments"), ("below", "Unusual pace of payments")])
+def test_fewer_payments_than_usual_are_no_burst(direction: str, said: str) -> None:
+    assert words.reason(Reason.BURST, [{"direction": direction}]) == said
 
 
 def test_every_reason_and_feature_has_words() -> None:
