@@ -92,10 +92,11 @@ def watcher(settings: Settings, group: str) -> Consumer:
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
-            # It wants to know one record of each partition.
+            # It wants to know one record of each partition. (A batch that is larger than the bytes to fetch at most is
+            # not read for seconds: those stay at librdkafka's megabyte.)
             "queued.min.messages": 1,
             "fetch.wait.max.ms": 100,
-            "fetch.message.max.bytes": 1 << 14,
+            "fetch.queue.backoff.ms": 10,
         }
     )
 

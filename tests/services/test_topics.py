@@ -1,5 +1,6 @@
 """Making topics on a real broker: missing ones, changed ones, too small ones."""
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -168,3 +169,7 @@ def test_what_transactions_leave_behind_and_hold_back_waits_for_nothing(own: Set
         transactional.commit_transaction(30)
         ends(2, 3)
         assert waits(5, 6)[2] > 0 and waits(5, 6, 2) == [0, 0, 0]
+        for _ in range(60):  # one batch larger than what a consumer of small records would ask for
+            plain.produce(own.topic, os.urandom(12_000), partition=2)
+        assert plain.flush(30) == 0
+        assert waits(5, 6, 3) == [0, 0, 60]
