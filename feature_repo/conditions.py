@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 HOLDS_S = 30
+INDEXERS = "vigil-indexer"  # their consumer group: what it has not taken is behind, and without members none runs
 
 # What it means where a service of the local stack is not there.
 MEANS = {

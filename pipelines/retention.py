@@ -19,6 +19,7 @@ import psycopg2.errors
 from confluent_kafka import KafkaException, TopicPartition
 from psycopg2.extras import Json
 
+from feature_repo.conditions import INDEXERS
 from feature_repo.errors import DependencyDown
 from feature_repo.settings import Settings
 from infra.elasticsearch import provision
@@ -174,7 +175,7 @@ def _unindexed(settings: Settings) -> Iterator[datetime]:
     """When the payment arrived whose decision the indexer takes next, of each partition where it has any to take."""
     topic = settings.model_copy(update={"topic": indexer.TOPIC})
     ends = kafka.kept(topic)
-    with kafka.consumer(settings, indexer.GROUP) as consumer:
+    with kafka.consumer(settings, INDEXERS) as consumer:
         try:
             committed = consumer.committed([TopicPartition(topic.topic, number) for number in ends], timeout=ANSWER_S)
         except KafkaException as error:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from prometheus_client import CollectorRegistry
 
+from feature_repo.conditions import INDEXERS
 from feature_repo.errors import DependencyDown
 from feature_repo.settings import Settings
 from streaming import bulk
@@ -25,7 +26,6 @@ from streaming.watch import KAFKA_TIMEOUT_S, spans
 log = logging.getLogger(__name__)
 
 TOPIC = "decisions"
-GROUP = "vigil-indexer"
 CHUNK = 2_000  # messages per call of the client
 LINGER_S = 0.3  # how long a document may wait for others
 REPORT_S = 30.0
@@ -72,7 +72,7 @@ def run(
     settings: Settings,
     stop: threading.Event,
     until_caught_up: bool = False,
-    group: str = GROUP,
+    group: str = INDEXERS,
     metrics: IndexerMetrics | None = None,
 ) -> Counts:
     """Indexes until `stop` is set, or until all that was in the topic at the start is indexed.

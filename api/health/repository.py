@@ -8,7 +8,7 @@ import httpx
 import redis
 
 from api.postgres import Database
-from feature_repo.conditions import CURRENT
+from feature_repo.conditions import CURRENT, INDEXERS
 from feature_repo.errors import StoreUnavailable
 
 TIMEOUT_S = 2.0
@@ -56,7 +56,6 @@ def http(url: str) -> Check:
 SESSION = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = %s) AS up"
 LOCK = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND granted) AS up"
 LIFECYCLE_LOCK = 0x56474C43  # "VGLC", which every lifecycle worker holds
-INDEXERS = "vigil-indexer"  # their consumer group
 
 
 def session(database: Database, application: str) -> Check:

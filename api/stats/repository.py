@@ -7,6 +7,7 @@ from typing import Any
 
 from api.postgres import Database
 from api.transactions.repository import CURRENT, RECENT, earliest
+from feature_repo.conditions import INDEXERS
 from feature_repo.errors import DependencyDown
 
 COUNTS = f"""SELECT date_trunc('hour', d.event_time) AS hour, d.outcome, d.decision, d.model_version, d.is_anomaly,
@@ -39,8 +40,7 @@ SELECT (SELECT percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY ag
         SELECT outcome, decision, model_version, is_anomaly, anomaly_reasons, count(*) AS decisions
         FROM found GROUP BY 1, 2, 3, 4, 5) g) AS groups"""
 KAFKA_S = 2.0
-INDEXED = "decisions"  # the topic that the indexers read, as this group
-INDEXERS = "vigil-indexer"
+INDEXED = "decisions"  # the topic that the indexers read
 
 
 class StatsRepository:

@@ -10,6 +10,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from elastic_transport import TransportError
 from elasticsearch import ApiError, Elasticsearch
 
+from feature_repo.conditions import INDEXERS
 from feature_repo.errors import DependencyDown, StoreUnavailable
 from feature_repo.settings import Settings
 from infra.elasticsearch.provision import ALIAS
@@ -107,7 +108,7 @@ def _unpublished(settings: Settings, seen: Seen) -> list[str]:
 
 def _behind(topic: Settings, ends: dict[int, Span]) -> int:
     """Messages below `ends` that the indexer's group has not committed."""
-    with log.consumer(topic, indexer.GROUP) as consumer:
+    with log.consumer(topic, INDEXERS) as consumer:
         try:
             committed = consumer.committed([TopicPartition(topic.topic, number) for number in ends], timeout=ANSWER_S)
         except KafkaException as error:
