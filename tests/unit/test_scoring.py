@@ -36,7 +36,7 @@ CHAMPION, OTHER = model("1", FIRST), model("2", SECOND)
 
 @dataclass
 class FakeClient:
-    """Scores a row with the sum of what it is fed; `seconds` pass on the test's clock with every call."""
+    """Scores a row with the sum of what it is fed; `seconds` pass on the test's clock with every call, or `within_s`."""
 
     answer: Models | VigilError
     error: VigilError | None = None
@@ -53,7 +53,7 @@ class FakeClient:
         self, X: npt.NDArray[np.float32], version: str, feature_set_id: str, within_s: float | None = None
     ) -> npt.NDArray[np.void]:
         self.asked.append((len(X), version))
-        self.now += self.seconds
+        self.now += self.seconds if within_s is None else min(self.seconds, within_s)
         if within_s is not None and self.seconds > within_s:
             raise DependencyDown("model service", "here", "no answer in time")
         if self.error is not None:
