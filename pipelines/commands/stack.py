@@ -2,17 +2,22 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 
 from feature_repo import settings as configuration
 
 if TYPE_CHECKING:
+    from infra.local.stack import Stack
     from infra.local.status import ServiceStatus
+
+EVERY_S = 2.0  # between two looks of `vigil status --follow`
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Name = Annotated[str, typer.Argument(help="A service, as `vigil status` names it.")]
@@ -31,7 +36,7 @@ def up(
     with Console(stderr=True).status("starting") as spinner:
         stack.up(names, lambda *news: _show(spinner.console, spinner.update, *news))
     found = stack.status()
-    _table(found)
+    Console().print(_table(found))
     if any(s.name == "api" and s.state == "up" for s in found):
         typer.echo(f"console: {stack.settings.api_url}/console")
     if stack.settings.keys_wanted:
@@ -62,32 +67,64 @@ def reset(
     typer.echo(f"removed {settings.home}")
 
 
-def status(as_json: AsJson = False) -> None:
+def status(
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Look again every two seconds, until stopped.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show each service: its state, process and address; then what is degraded, and what to do about it."""
-    from feature_repo.transaction import rfc3339
+    from rich.live import Live
+
     from infra.local.stack import Stack
+
+    stack = Stack(configuration.load())
+    if as_json:
+        while True:
+            typer.echo(json.dumps(_as_json(*_look(stack)), indent=None if follow else 2))
+            if not follow:
+                return
+            time.sleep(EVERY_S)
+    console = Console(highlight=False)
+    if not follow:
+        console.print(_said(*_look(stack)), soft_wrap=True)
+        return
+    with Live(_said(*_look(stack)), console=console, auto_refresh=False, screen=console.is_terminal) as shown:
+        while True:
+            time.sleep(EVERY_S)
+            shown.update(_said(*_look(stack)), refresh=True)
+
+
+def _look(stack: "Stack") -> tuple[list["ServiceStatus"], list[dict[str, Any]]]:
+    """Every service, and what is degraded."""
     from pipelines import degraded
 
-    settings = configuration.load()
-    stack = Stack(settings)
     found = stack.status()
     conditions = degraded.of_services(found)
     if any(s.name == "postgres" and s.state == "up" for s in found):
-        conditions += degraded.of_jobs(settings)
-    if not as_json:
-        _table(found)
-        for one in conditions:
-            since = f" since {one['since'].astimezone():%H:%M:%S}" if one["since"] else ""
-            Console(highlight=False, soft_wrap=True).print(f"[bold red]{one['code']}[/] {one['component']}{since}")
-            typer.echo(f"  {one['cause']}\n  try: {one['remedy']}")
-        return
+        conditions += degraded.of_jobs(stack.settings)
+    return found, conditions
+
+
+def _as_json(found: list["ServiceStatus"], conditions: list[dict[str, Any]]) -> dict[str, Any]:
+    from feature_repo.transaction import rfc3339
+
     rows = [
         {"name": s.name, "state": s.state, "pid": s.pid, "url": s.url, "metrics": s.metrics, "detail": s.detail}
         for s in found
     ]
     components = list(dict.fromkeys(one["component"] for one in conditions))
     said = [{**one, "since": one["since"] and rfc3339(one["since"])} for one in conditions]
-    typer.echo(json.dumps({"services": rows, "degraded": components, "conditions": said}, indent=2))
+    return {"services": rows, "degraded": components, "conditions": said}
+
+
+def _said(found: list["ServiceStatus"], conditions: list[dict[str, Any]]) -> Group:
+    lines: list[str] = []
+    for one in conditions:
+        since = f" since {one['since'].astimezone():%H:%M:%S}" if one["since"] else ""
+        lines += [f"[bold red]{one['code']}[/] {one['component']}{since}"]
+        lines += [escape(f"  {one['cause']}\n  try: {one['remedy']}")]
+    return Group(_table(found), *lines)
 
 
 def logs(
@@ -140,14 +177,14 @@ def _show(console: Console, update: Callable[[str], None], name: str, state: str
         update(f"{name} {state} {detail}")
 
 
-def _table(found: "list[ServiceStatus]") -> None:
+def _table(found: list["ServiceStatus"]) -> Table:
     colours = {"up": "green", "down": "dim", "starting": "yellow", "stopping": "yellow"}
     table = Table("service", "state", "pid", "address", "detail", box=None, pad_edge=False)
     for s in found:
         address = re.sub(r":[^:/@]+@", ":***@", s.url)  # a password belongs in --json and stack.env only
         colour = colours.get(s.state, "bold red")
-        table.add_row(s.name, f"[{colour}]{s.state}[/]", str(s.pid or ""), address, s.detail)
-    Console().print(table)
+        table.add_row(s.name, f"[{colour}]{s.state}[/]", str(s.pid or ""), address, escape(s.detail))
+    return table
 
 
 def register(app: typer.Typer) -> None:

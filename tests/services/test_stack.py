@@ -333,3 +333,17 @@ def test_the_command_line_shows_the_stack_as_json(small: Stack) -> None:
     assert rows["redis"]["pid"] == pid_of(small, "redis")
     assert rows["redis"]["url"] == small.settings.redis_url
     assert answer["degraded"] == []
+    following = subprocess.Popen(
+        [*vigil, "status", "--json", "--follow"], env=environment(small.settings), stdout=subprocess.PIPE
+    )
+    try:
+        assert following.stdout is not None
+        assert json.loads(following.stdout.readline()) == answer
+        small.stop("redis")
+        states = (
+            {row["name"]: row["state"] for row in json.loads(line)["services"]}["redis"] for line in following.stdout
+        )
+        assert next(state for state in states if state != "up") in ("stopping", "down")
+    finally:
+        following.kill()
+        following.wait()
