@@ -365,9 +365,11 @@ class StateBehind(VigilError):
     exit_code = 8
     remedy = "start the stream again, as the local stack does by itself: it first folds what the states lack"
 
-    def __init__(self, partition: int, folded_until: int, first: int) -> None:
+    def __init__(self, partition: int, folded_until: int, first: int, *, gone: bool = False) -> None:
+        """`gone` where Kafka no longer has what lies between."""
         super().__init__(
-            f"partition {partition}: user state has folded up to {folded_until} only, this range begins at {first}"
+            f"partition {partition}: user state has folded up to {folded_until} only, this range begins at {first}",
+            remedy="vigil state rebuild" if gone else "",
         )
 
 
@@ -518,6 +520,19 @@ class RowRefused(VigilError):
     def __init__(self, topic: str, partition: int, sqlstate: str) -> None:
         super().__init__(f"{topic}-{partition}: PostgreSQL refused a row (SQLSTATE {sqlstate}); nothing was committed")
         self.sqlstate = sqlstate
+
+
+class RecordsGone(VigilError):
+    """Kafka deleted records before they were decided: it keeps them for a shorter time than the stream was away."""
+
+    code = "RECORDS_GONE"
+    exit_code = 8
+    remedy = "produce them again, then vigil stream --accept-gone: it goes on from the oldest record there is"
+
+    def __init__(self, topic: str, partition: int, first: int, until: int) -> None:
+        super().__init__(
+            f"{topic}-{partition}: offsets {first} to {until - 1} were never decided and are gone from Kafka"
+        )
 
 
 class WorkerDied(VigilError):

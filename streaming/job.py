@@ -1,7 +1,7 @@
-"""The Spark job: reads topic `transactions` and takes every range through the nine steps.
+"""The Spark job: takes every range of topic `transactions` through the nine steps.
 
-Spark gives each task exactly one partition's contiguous range; its checkpoint carries no truth and is
-thrown away at every start, because the ledger and `folded_until` say where to begin.
+Spark plans the batches and gives each task exactly one partition's contiguous range, which the task reads. Spark's
+checkpoint carries no truth and is thrown away at every start, because the ledger and `folded_until` say where to begin.
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -28,9 +28,12 @@ from feature_repo.conditions import Condition
 from feature_repo.errors import (
     BadConfiguration,
     DependencyDown,
+    RecordsGone,
     SchemaBreak,
     StateAhead,
+    StateBehind,
     StateLost,
+    StreamStopped,
     VigilError,
     WorkerDied,
 )
@@ -44,19 +47,21 @@ from streaming.breaker import Breaker, pause_s
 from streaming.decisions import MODEL_DOWN, RULES_ONLY, UNSCORED_REASONS
 from streaming.ledger import Ledger
 from streaming.metrics import StreamMetrics
+from streaming.offsets import OffsetRange, planned
 from streaming.pace import Pace
 from streaming.partition import NOBODY
 from streaming.placement import require
-from streaming.publish import PLACED_HEADER, Publisher
+from streaming.publish import Publisher
 from streaming.records import PROCESSING_FAILED
 from streaming.repair import publish_unpublished
 from streaming.scoring import Pins, pins, probe
 from streaming.spark import spark_session
 from streaming.states import StateStore
-from streaming.task import RESULT_SCHEMA, TaskResult, run_task
-from streaming.watch import spans
+from streaming.task import TaskResult, run_task
+from streaming.watch import Span, spans
 
 if TYPE_CHECKING:
+    from pyspark import SparkContext
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
 
@@ -68,7 +73,6 @@ MODEL_PAUSES_S = (0.5, 5.0)  # bounds of the pauses between two probes of the mo
 SINK_PAUSES_S = (0.5, 10.0)
 LOOKS_BEHIND = 3
 EARLIEST = -2  # Spark's word for the beginning of a partition
-ARROW_ROWS = 100_000  # a range arrives in one or few pieces
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,12 @@ class Job:
         metrics: StreamMetrics,
         accepted: frozenset[tuple[int, int, int]] = frozenset(),
         wait: Callable[[float], bool] = wait,
+        *,
+        accept_gone: bool = False,
     ) -> None:
         self._settings = settings
         self._accepted = accepted
+        self._accept_gone = accept_gone
         self._metrics = metrics
         self._wait = wait
         self._ledger = Ledger(settings.postgres_dsn, settings.topic)
@@ -144,26 +151,42 @@ class Job:
     def starting_offsets(self) -> str:
         """min(committed, folded) of every partition, for Spark, which wants all that Kafka has named.
 
-        Raises PlacementDiffers, GrowthUnfinished, StateLost and StateAhead.
+        Raises PlacementDiffers, GrowthUnfinished, StateLost, StateAhead, StateBehind and RecordsGone.
         """
         require(self._settings, self._ledger)
-        starts: dict[str, int] = {str(p): EARLIEST for p in range(self._partitions())}
+        found = self._spans()
+        starts: dict[str, int] = {str(p): EARLIEST for p in found}
         for partition, committed in self._ledger.positions().items():
             folded = self._states.folded(partition)
             if folded is None and committed:
                 raise StateLost(partition, committed)
             if folded is not None and folded > committed:
                 raise StateAhead(partition, folded, committed)
-            starts[str(partition)] = min(committed, folded or 0) or EARLIEST
+            start = min(committed, folded or 0)
+            if partition in found and 0 < start < (oldest := found[partition].low):
+                self._pass_over(partition, start, committed, oldest)
+                start = oldest
+            starts[str(partition)] = start or EARLIEST
         return json.dumps({self._settings.topic: starts})
 
-    def _partitions(self) -> int:
-        """Of the topic. Raises BadConfiguration, DependencyDown."""
+    def _pass_over(self, partition: int, start: int, committed: int, oldest: int) -> None:
+        """Go on from the oldest record there is, if an operator said so."""
+        if committed >= oldest:
+            raise StateBehind(partition, start, oldest, gone=True)
+        if not self._accept_gone:
+            raise RecordsGone(self._settings.topic, partition, committed, oldest)
+        log.error(
+            "%s-%d: offsets %d to %d were never decided and are gone, passed over as accepted",
+            self._settings.topic, partition, committed, oldest - 1,
+        )  # fmt: skip
+
+    def _spans(self) -> dict[int, Span]:
+        """What Kafka has of the topic, by partition. Raises BadConfiguration, DependencyDown."""
         settings = self._settings
         with closing(Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "vigil-look"})) as consumer:
-            found = len(spans(consumer, settings.topic, settings.kafka_bootstrap))
-        if found < settings.partitions:
-            raise BadConfiguration(f"topic {settings.topic} has {found} partitions, not {settings.partitions}")
+            found = spans(consumer, settings.topic, settings.kafka_bootstrap)
+        if len(found) < settings.partitions:
+            raise BadConfiguration(f"topic {settings.topic} has {len(found)} partitions, not {settings.partitions}")
         return found
 
     def _warn_of(self, partitions: set[int]) -> None:
@@ -189,8 +212,10 @@ class Job:
         """Take the batches of a new query."""
         self._leaving = self.interrupted = False
 
-    def take(self, batch: "DataFrame", number: int) -> None:
-        """Take one micro-batch; holds it, never skips it, while a store does not answer or the stream is paused.
+    def take(self, checkpoint: Path, batch: "DataFrame", number: int) -> None:
+        """Take micro-batch `number` of the query with this checkpoint.
+
+        Holds it, never skips it, while a store does not answer or the stream is paused.
 
         Partitions that were committed meanwhile are recognised by the ledger and change nothing.
         """
@@ -199,7 +224,7 @@ class Job:
                 self.interrupted = True
                 raise Interrupted
             started, waited = time.perf_counter(), self.waited
-            results = self._take(batch, number)
+            results = self._take(batch.sparkSession.sparkContext, self._planned(checkpoint, number), number)
             done = Batch(number, time.perf_counter() - started, tuple(results))
             log.info("%s", done.line())
             self._warn_of({result.partition for result in results})
@@ -207,22 +232,31 @@ class Job:
             if self.waited == waited:  # what was held tells nothing of what a record costs
                 self.pace.batch(sum(done.outcomes.values()), done.seconds)
 
-    def _take(self, batch: "DataFrame", number: int) -> list[TaskResult]:
+    def _planned(self, checkpoint: Path, number: int) -> list[OffsetRange]:
         try:
-            return self._hold(batch, number)
+            return planned(checkpoint, self._settings.topic, number)
+        except StreamStopped as error:
+            self.stopped_by = error
+            raise
+
+    def _take(self, spark: "SparkContext", ranges: Sequence[OffsetRange], number: int) -> list[TaskResult]:
+        try:
+            return self._hold(spark, ranges, number)
         except WorkerDied as error:
             log.error("batch %d is taken again: %s", number, error)
         try:
-            return self._hold(batch, number)
+            return self._hold(spark, ranges, number)
         except WorkerDied as error:
             log.error("batch %d is taken in pieces: %s", number, error)
-            return self._take_apart(batch, number)
+            return [result for each in ranges for result in self._take_apart(spark, each, number)]
 
-    def _hold(self, batch: "DataFrame", number: int, failed: Mapping[int, str] = NOBODY) -> list[TaskResult]:
+    def _hold(
+        self, spark: "SparkContext", ranges: Sequence[OffsetRange], number: int, failed: Mapping[int, str] = NOBODY
+    ) -> list[TaskResult]:
         """Take the batch, again and again while a store does not answer. Raises WorkerDied, and what is fatal."""
         for tries in count():
             try:
-                results = self._attempt(batch, number, failed)
+                results = self._attempt(spark, ranges, number, failed)
                 self.waits_for = None
                 return results
             except DependencyDown as error:
@@ -245,51 +279,44 @@ class Job:
             self.interrupted = True
             raise Interrupted
 
-    def _take_apart(self, batch: "DataFrame", number: int) -> list[TaskResult]:
-        """Halve each partition's range until the records that kill their worker stand alone, and give those up.
+    def _take_apart(self, spark: "SparkContext", whole: OffsetRange, number: int) -> list[TaskResult]:
+        """Halve a range until the records that kill their worker stand alone, and give those up.
 
         Pieces are taken in the order of the log, each a range of its own. Raises SchemaBreak where more than
         a few records do: it is then rather the code or the machine that fails.
         """
-        from pyspark.sql.functions import count, max, min
-
-        columns = min("offset").alias("first"), max("offset").alias("last"), count("offset").alias("records")
-        results: list[TaskResult] = []
-        for row in batch.groupBy("partition").agg(*columns).collect():
-            results += self._take_pieces(batch, number, row.partition, (row.first, row.last + 1), row.records)
-        return results
-
-    def _take_pieces(
-        self, batch: "DataFrame", number: int, partition: int, offsets: tuple[int, int], count: int
-    ) -> list[TaskResult]:
+        partition, first, until = whole
         results: list[TaskResult] = []
         given_up: dict[int, str] = {}
-        pending = [offsets]
+        pending = [whole]
         while pending:
-            first, until = pending.pop()
-            piece = batch.where(f"partition = {partition} AND offset >= {first} AND offset < {until}")
+            piece = pending.pop()
             try:
-                results += self._hold(piece, number)
+                results += self._hold(spark, [piece], number)
                 continue
             except WorkerDied as error:
                 cause = error
-            if until - first > 1:
-                middle = (first + until) // 2
-                pending += [(middle, until), (first, middle)]
+            if piece.until - piece.first > 1:
+                middle = (piece.first + piece.until) // 2
+                pending += [piece._replace(first=middle), piece._replace(until=middle)]
                 continue
-            given_up[first] = "the process that worked on it died, alone with it as well"
-            log.error("partition %d, offset %d is given up: %s", partition, first, cause)
+            given_up[piece.first] = "the process that worked on it died, alone with it as well"
+            log.error("partition %d, offset %d is given up: %s", partition, piece.first, cause)
             if len(given_up) > self._settings.dead_letter_floor:
-                offsets_up = sorted(given_up)
                 self.stopped_by = SchemaBreak(
-                    partition, offsets_up[0], offsets_up[-1], len(given_up), count, PROCESSING_FAILED
+                    partition, min(given_up), max(given_up), len(given_up), until - first, PROCESSING_FAILED
                 )
                 raise self.stopped_by
-            results += self._hold(piece, number, given_up)
+            results += self._hold(spark, [piece], number, given_up)
         return results
 
-    def _attempt(self, batch: "DataFrame", number: int, failed: Mapping[int, str]) -> list[TaskResult]:
-        """Take the batch once. Raises what keeps a range from being done, the fatal before what may pass."""
+    def _attempt(
+        self, spark: "SparkContext", ranges: Sequence[OffsetRange], number: int, failed: Mapping[int, str]
+    ) -> list[TaskResult]:
+        """Take the batch once, a task for each range.
+
+        Raises what keeps a range from being done, the fatal before what may pass.
+        """
         scoring = self._begin(number)
         today = datetime.now(UTC).date()
         if self._partitions_ensured != today:
@@ -298,9 +325,9 @@ class Job:
         publish = self._repaired()
         snapshot = self._merchants.current()
         pinned = self._pins() if scoring == SCORED else Pins(None, silence=RULES_ONLY)
-        task = partial(run_task, self._settings, pinned, self._accepted, snapshot, dict(failed), publish)
+        task = partial(run_task, self._settings, pinned, self._accepted, snapshot, dict(failed), publish, ranges)
         try:
-            results = [TaskResult.of(row.asDict()) for row in batch.mapInArrow(task, RESULT_SCHEMA).collect()]
+            results = spark.range(len(ranges), numSlices=len(ranges)).mapPartitionsWithIndex(task).collect()
         except Exception as error:
             if not _of_a_worker(error):
                 raise
@@ -399,7 +426,7 @@ def _of_a_worker(error: Exception) -> bool:
 
 
 def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession":
-    """A Spark session for the stream: Arrow in large pieces, no speculation, nothing beyond `bind`.
+    """A Spark session for the stream: no speculation, nothing beyond `bind`.
 
     Executors of a cluster get our code as an archive. Their Python is PYSPARK_PYTHON, with what requirements.lock
     names; by default they have it where the driver has it. Settings reach them inside the tasks, never as arguments.
@@ -408,16 +435,12 @@ def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession"
     logging.getLogger("py4j.clientserver").setLevel(logging.CRITICAL)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # the only way Spark takes it outside spark-submit
     options = {
-        "spark.driver.memory": "1g",
-        # Concurrent marking of a small heap was busier than the work. The optimising compiler costs some 20 µs a record
-        # in the first minutes and saves 2 of 8 from the second million records on (measured 2026-11-27).
-        "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
+        "spark.driver.memory": "512m",  # it plans: no record passes through it
+        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
         "spark.ui.port": settings.spark_ui_port,
         "spark.ui.retainedJobs": 100,
         "spark.ui.retainedStages": 100,
         "spark.sql.ui.retainedExecutions": 50,
-        "spark.sql.execution.arrow.maxRecordsPerBatch": ARROW_ROWS,
-        "spark.sql.execution.arrow.maxBytesPerBatch": 256 << 20,  # large payloads must not fill the driver's memory
         # Asked for new offsets a hundred times a second by default: a tenth of a core, for Kafka as well.
         "spark.sql.streaming.pollingDelay": "40ms",
         "spark.python.worker.reuse": "true",
@@ -436,28 +459,18 @@ def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession"
 def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_up: bool) -> "StreamingQuery":
     """Begin reading. With `until_caught_up` the query ends at the offsets the topic has now."""
     checkpoint = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=_scratch(settings)))
-    placed = f"named_struct('key', '{PLACED_HEADER}', 'value', CAST('{settings.partitions}' AS BINARY))"
     source = (
         spark.readStream.format("kafka")
         .option("kafka.bootstrap.servers", settings.kafka_bootstrap)
         .option("kafka.isolation.level", "read_committed")
-        .option("kafka.max.poll.records", 50_000)
-        # The broker answers a connection's requests in order: an empty fetch that waits the default 500 ms
-        # holds up the next range's first request by as much (measured 2026-11: 0.5 s of every task).
-        .option("kafka.fetch.max.wait.ms", 20)
-        .option("kafka.fetch.max.bytes", 64 << 20)
-        .option("kafka.max.partition.fetch.bytes", 32 << 20)
-        .option("kafka.receive.buffer.bytes", 1 << 20)
         .option("subscribe", settings.topic)
         .option("startingOffsets", job.starting_offsets())
         .option("maxOffsetsPerTrigger", job.pace.cap)
-        .option("includeHeaders", "true")
         .option("failOnDataLoss", "true")
         .load()
-        # value binary, partition int, offset bigint, timestamp timestamp, moved boolean (null without headers)
-        .selectExpr("value", "partition", "offset", "timestamp", f"array_contains(headers, {placed}) AS moved")
     )
-    writer = source.writeStream.foreachBatch(job.take).option("checkpointLocation", str(checkpoint))
+    writer = source.writeStream.foreachBatch(partial(job.take, checkpoint))
+    writer = writer.option("checkpointLocation", str(checkpoint))
     return (writer.trigger(availableNow=True) if until_caught_up else writer).start()
 
 

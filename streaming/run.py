@@ -32,11 +32,13 @@ def run(
     master: str = "local[*]",
     until_caught_up: bool = False,
     accepted: frozenset[tuple[int, int, int]] = frozenset(),
+    accept_gone: bool = False,
 ) -> None:
     """Run the job until `stop` is set or, with `until_caught_up`, it has read what the topic holds now.
 
     Stops between batches, at once where one is held. Raises what stopped it otherwise: LedgerMoved, Fenced,
-    StateLost, StateAhead, StateBehind, SchemaBreak, StreamStopped, DependencyDown at the start, AlreadyRunning.
+    StateLost, StateAhead, StateBehind, RecordsGone, SchemaBreak, StreamStopped, DependencyDown at the start,
+    AlreadyRunning.
     """
     with (
         only_one(settings, "stream"),
@@ -45,7 +47,7 @@ def run(
     ):
         check_redis(settings)
         metrics = StreamMetrics(registry)
-        job = Job(settings, metrics, accepted, stop.wait)
+        job = Job(settings, metrics, accepted, stop.wait, accept_gone=accept_gone)
         job.starting_offsets()  # refuse before anything that takes seconds: `vigil state rebuild` waits for the lock
         with closing(StateStore(settings.redis_url)) as states:
             states.mark_placement(range(settings.partitions), settings.placement)

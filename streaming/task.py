@@ -1,16 +1,13 @@
-"""A Spark task as Python sees it: Arrow batches of records in, one row of results out.
+"""A Spark task as Python sees it: a range of offsets in, what became of it out.
 
-Errors of ours travel as that row, not as exceptions: Spark would turn them into a stack trace and the
+Errors of ours travel as results, not as exceptions: Spark would turn them into a stack trace and the
 driver could no longer tell a store that is away from a broken promise.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
 
 from feature_repo import errors
 from feature_repo.errors import DependencyDown, VigilError
@@ -18,35 +15,12 @@ from feature_repo.settings import Settings
 from feature_repo.snapshot_store import SnapshotStore
 from serving.client import ModelClient
 from streaming.ledger import Ledger
+from streaming.offsets import OffsetRange
 from streaming.partition import Road, Taken
 from streaming.publish import Publisher
-from streaming.records import Records
+from streaming.reader import Reader
 from streaming.scoring import Challenger, Pins, Scorer
 from streaming.states import StateStore
-
-RESULT_SCHEMA = (
-    "partition int, first bigint, until bigint, outcomes map<string,bigint>, seconds map<string,double>, "
-    "published boolean, model_version string, oldest bigint, unscored map<string,bigint>, late bigint, flagged bigint, "
-    "code string, message string, evidence string"
-)
-_ARROW = pa.schema(
-    [
-        ("partition", pa.int32()),
-        ("first", pa.int64()),
-        ("until", pa.int64()),
-        ("outcomes", pa.map_(pa.string(), pa.int64())),
-        ("seconds", pa.map_(pa.string(), pa.float64())),
-        ("published", pa.bool_()),
-        ("model_version", pa.string()),
-        ("oldest", pa.int64()),
-        ("unscored", pa.map_(pa.string(), pa.int64())),
-        ("late", pa.int64()),
-        ("flagged", pa.int64()),
-        ("code", pa.string()),
-        ("message", pa.string()),
-        ("evidence", pa.string()),
-    ]
-)
 
 
 class RemoteFailure(VigilError):
@@ -80,10 +54,6 @@ class TaskResult:
     evidence: str | None = None
 
     @classmethod
-    def of(cls, row: dict[str, Any]) -> "TaskResult":
-        return cls(**row)
-
-    @classmethod
     def done(cls, taken: Taken) -> "TaskResult":
         return cls(
             taken.partition,
@@ -112,12 +82,6 @@ class TaskResult:
             return DependencyDown(dependency, address, self.message or "")
         return RemoteFailure(self.code or "", self.message or "", self.evidence or "")
 
-    def to_arrow(self) -> pa.RecordBatch:
-        values = {name: getattr(self, name) for name in _ARROW.names}
-        for name in ("outcomes", "seconds", "unscored"):
-            values[name] = list((values[name] or {}).items())
-        return pa.RecordBatch.from_pylist([values], schema=_ARROW)
-
 
 @lru_cache(maxsize=1)
 def _road(settings: Settings) -> Road:
@@ -139,6 +103,12 @@ def _snapshots(redis_url: str) -> SnapshotStore:
     return SnapshotStore(redis_url)
 
 
+@lru_cache(maxsize=1)
+def _reader(settings: Settings) -> Reader:
+    """Stays at the place where it has read to."""
+    return Reader(settings)
+
+
 def run_task(
     settings: Settings,
     pins: Pins,
@@ -146,33 +116,19 @@ def run_task(
     snapshot_id: str | None,
     failed: Mapping[int, str],
     publish: bool,
-    batches: Iterator[pa.RecordBatch],
-) -> Iterator[pa.RecordBatch]:
-    """Take the range of one Kafka partition that Spark gave this task; answers one row, or none for no records."""
-    pieces = [batch for batch in batches if batch.num_rows]
-    if not pieces:
-        return
-    records = _records(pa.Table.from_batches(pieces))
+    ranges: Sequence[OffsetRange],
+    number: int,
+    _: Iterable[object],
+) -> Iterator[TaskResult]:
+    """Take range `number` of a batch; answers what each piece came to, up to the first that failed."""
+    wanted = ranges[number]
     try:
         merchants = _snapshots(settings.redis_url).load(snapshot_id)
-        taken = _road(settings).take(records, pins, accepted, merchants, failed, publish=publish)
-        result = TaskResult.done(taken)
+        began = time.perf_counter()
+        for records in _reader(settings).read(wanted):
+            reading = {"read": time.perf_counter() - began}
+            taken = _road(settings).take(records, pins, accepted, merchants, failed, publish=publish)
+            yield TaskResult.done(replace(taken, seconds=reading | taken.seconds))
+            began = time.perf_counter()
     except VigilError as error:
-        result = TaskResult.failed(records.partition, error)
-    yield result.to_arrow()
-
-
-def _records(table: pa.Table) -> Records:
-    """Spark's rows as one range. A task that holds several partitions breaks the order and is refused."""
-    batch = table.combine_chunks().to_batches()[0]
-    partitions = batch.column("partition").to_numpy()
-    offsets = batch.column("offset").to_numpy()
-    if (partitions != partitions[0]).any() or (np.diff(offsets) <= 0).any():
-        raise RuntimeError("a task must hold one contiguous range of one Kafka partition")
-    return Records(
-        partition=int(partitions[0]),
-        offsets=offsets,
-        values=batch.column("value"),
-        ingested=batch.column("timestamp").cast(pa.int64()).to_numpy(),
-        moved=batch.column("moved").fill_null(False).to_numpy(zero_copy_only=False),
-    )
+        yield TaskResult.failed(wanted.partition, error)

@@ -29,6 +29,9 @@ def stream(
     accept_dead_letters: Annotated[
         list[str], typer.Option(metavar="PARTITION:FIRST-LAST", help="Go on past this range of bad records.")
     ] = [],  # noqa: B006  # typer reads the default, nobody changes it
+    accept_gone: Annotated[
+        bool, typer.Option("--accept-gone", help="Go on past records that Kafka deleted before they were decided.")
+    ] = False,
     master: Annotated[str, typer.Option(help="Spark master.")] = "local[*]",
 ) -> None:
     """Decide payments from Kafka until stopped: features, score, decision, PostgreSQL, decisions topic."""
@@ -38,7 +41,15 @@ def stream(
     settings = configuration.load()
     accepted = frozenset(_offsets(text) for text in accept_dead_letters)
     with until_signal() as stop:
-        run(settings, spark_jars(settings), stop, master=master, until_caught_up=until_caught_up, accepted=accepted)
+        run(
+            settings,
+            spark_jars(settings),
+            stop,
+            master=master,
+            until_caught_up=until_caught_up,
+            accepted=accepted,
+            accept_gone=accept_gone,
+        )
 
 
 def _offsets(text: str) -> tuple[int, int, int]:

@@ -8,9 +8,8 @@ import json
 import uuid
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from feature_repo.hashing import partitions_of
@@ -18,7 +17,9 @@ from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot
 from pipelines.road import log_ends
 from streaming.ledger import Ledger
+from streaming.offsets import OffsetRange
 from streaming.partition import Road, Taken
+from streaming.reader import Reader
 from streaming.records import Records
 from streaming.scoring import Pin, Pins
 from streaming.states import StateStore
@@ -76,16 +77,5 @@ class Stream:
         return taken
 
     def _records(self, partition: int, first: int, end: int) -> Records:
-        consumer = Consumer({"bootstrap.servers": self.settings.kafka_bootstrap, "group.id": "test"})
-        consumer.assign([TopicPartition(self.settings.topic, partition, first)])
-        messages = []
-        while len(messages) < end - first:
-            messages += consumer.consume(10_000, 0.1)
-        consumer.close()
-        return Records(
-            partition=partition,
-            offsets=np.array([message.offset() for message in messages], np.int64),
-            values=pa.array([message.value() for message in messages], pa.binary()),
-            ingested=np.array([message.timestamp()[1] * 1_000 for message in messages], np.int64),
-            moved=np.zeros(len(messages), np.bool_),
-        )
+        (records,) = Reader(self.settings).read(OffsetRange(partition, first, end))
+        return records

@@ -20,7 +20,9 @@ from feature_repo.errors import (
     AlreadyRunning,
     BadConfiguration,
     Fenced,
+    RecordsGone,
     StateAhead,
+    StateBehind,
     StateLost,
     StateSourceMissing,
     StateUnknown,
@@ -312,6 +314,30 @@ def test_what_neither_log_nor_snapshot_holds_needs_a_history_that_does(live: Liv
     forget_log(live, live.ledger.positions())  # and with them payments the history does not have
     with pytest.raises(StateSourceMissing, match="payments came between"):
         rebuild(live.settings, history="kept")
+
+
+def test_records_that_kafka_deleted_undecided_are_passed_over_only_where_an_operator_says_so(live: Live) -> None:
+    live.run(payments(0, 60))
+    decided = live.ledger.positions()
+    live.send(payments(60, 40))
+    gone = {partition: until + 2 for partition, until in decided.items()}
+    forget_log(live, gone)
+    with pytest.raises(RecordsGone, match=r"offsets \d+ to \d+ were never decided"):
+        live.starts()
+    job = Job(live.settings, StreamMetrics(CollectorRegistry()), accept_gone=True)
+    starts = json.loads(job.starting_offsets())[live.settings.topic]
+    assert {int(partition): offset for partition, offset in starts.items()} == gone
+
+
+def test_states_that_lack_what_kafka_deleted_are_to_be_rebuilt(live: Live) -> None:
+    live.run(payments(0, 30))
+    held = live.held()
+    live.run(payments(30, 30))
+    live.put_back(held)
+    forget_log(live, live.ledger.positions())
+    with pytest.raises(StateBehind) as caught:
+        live.starts()
+    assert caught.value.remedy == "vigil state rebuild"
 
 
 def test_the_merchants_that_were_lost_with_the_states_come_back(live: Live) -> None:

@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from feature_repo.errors import DependencyDown, LedgerMoved
+from feature_repo.errors import DependencyDown, LedgerMoved, StreamStopped
 from feature_repo.settings import Settings
 from feature_repo.switches import INTAKE, PAUSED, RUNNING, SCORED, SCORING
 from feature_repo.switches import RULES_ONLY as ONLY_RULES
@@ -19,8 +20,10 @@ from streaming.breaker import Breaker
 from streaming.decisions import MODEL_DOWN, RULES_ONLY
 from streaming.job import FIRST_PAUSE_S, LONGEST_PAUSE_S, Interrupted, Job
 from streaming.metrics import StreamMetrics
+from streaming.offsets import OffsetRange
 from streaming.scoring import Pin, Pins
 from streaming.task import TaskResult
+from tests.unit.test_offsets import plan
 from tests.unit.test_scoring import CHAMPION
 
 DONE = TaskResult(0, outcomes={"scored": 3}, model_version="1")
@@ -65,28 +68,38 @@ class Stores:
 
 
 @dataclass
-class Batch:
-    """A DataFrame whose tasks come to these, and note what they were told: pins, and whether to publish."""
+class Spark:
+    """A context whose tasks come to these, and note what they were told: pins, and whether to publish."""
 
     results: list[TaskResult]
     told: list[tuple[Pins, bool]]
 
-    def mapInArrow(self, task: Any, schema: str) -> "Batch":  # noqa: N802  # Spark's name
-        _, pinned, _, _, _, publish = task.args
+    @property
+    def sparkSession(self) -> "Spark":  # noqa: N802  # Spark's name
+        return self
+
+    sparkContext = sparkSession  # noqa: N815
+
+    def range(self, count: int, numSlices: int) -> "Spark":
+        assert count == numSlices == 1
+        return self
+
+    def mapPartitionsWithIndex(self, task: Any) -> "Spark":  # noqa: N802
+        _, pinned, _, _, _, publish, ranges = task.args
+        assert ranges == [OffsetRange(0, 0, 3)]
         self.told.append((pinned, publish))
         return self
 
-    def collect(self) -> list[Any]:
-        class Row(dict[str, Any]):
-            asDict = dict.copy  # noqa: N815  # Spark's name
-
-        return [Row(vars(result)) for result in self.results]
+    def collect(self) -> list[TaskResult]:
+        return list(self.results)
 
 
 class Site:
     """A job over all of these. Nothing probes by itself, and sleeping only notes for how long."""
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoint: Path) -> None:
+        plan(checkpoint, {0: 0}, {0: 3})
+        self.checkpoint = checkpoint
         self.stores, self.client, self.told = Stores(), Client(), list[tuple[Pins, bool]]()
         self.slept: list[float] = []
         self.asleep: Callable[[], bool] = lambda: False  # what happens meanwhile; true to end
@@ -109,17 +122,20 @@ class Site:
 
     def take(self, *results: TaskResult) -> tuple[Pins, bool]:
         """What the tasks of a batch were told at last."""
-        self.job.take(Batch(list(results or [DONE]), self.told), 1)  # type: ignore[arg-type]  # a fake
+        self.take_of(list(results or [DONE]))
         return self.told[-1]
+
+    def take_of(self, results: list[TaskResult]) -> None:
+        self.job.take(self.checkpoint, Spark(results, self.told), 0)  # type: ignore[arg-type]  # a fake
 
     def codes(self, unpublished: int = 0, age_s: float = 0.0) -> list[str]:
         return [one.code for one in self.job.amiss(unpublished, age_s)]
 
 
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Site:
+def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Site:
     monkeypatch.setattr(threading.Thread, "start", lambda _: None)
-    return Site()
+    return Site(tmp_path)
 
 
 def heal(breaker: Breaker) -> None:
@@ -201,8 +217,7 @@ def test_a_batch_waits_for_postgresql_in_growing_pauses_and_is_never_skipped(
 def test_a_range_that_met_a_store_away_is_taken_again_under_new_pins(site: Site) -> None:
     results = [TaskResult.failed(0, POSTGRES)]
     site.asleep = lambda: bool(results.__setitem__(0, DONE))
-    batch = Batch(results, site.told)
-    site.job.take(batch, 1)  # type: ignore[arg-type]  # a fake
+    site.take_of(results)
     first, second = (pinned.champion for pinned, _ in site.told)
     assert first is not None and second is not None and first.number != second.number
 
@@ -275,3 +290,10 @@ def test_each_attempt_has_a_number_of_its_own(site: Site) -> None:
     numbers = {pinned.champion.number for pinned, _ in (site.take() for _ in range(3)) if pinned.champion}
     assert len(numbers) == 3
     assert site.told[0][0].champion == Pin.of(CHAMPION, min(numbers))
+
+
+def test_a_spoilt_checkpoint_ends_the_job_as_one_clear_error(site: Site) -> None:
+    (site.checkpoint / "offsets" / "0").unlink()
+    with pytest.raises(StreamStopped, match="checkpoint cannot be read: 0 of offsets"):
+        site.take()
+    assert isinstance(site.job.stopped_by, StreamStopped) and site.told == []

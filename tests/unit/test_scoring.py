@@ -36,7 +36,7 @@ CHAMPION, OTHER = model("1", FIRST), model("2", SECOND)
 
 @dataclass
 class FakeClient:
-    """Scores a row with the sum of what it is fed; `seconds` pass on the test's clock with every call, or `within_s`."""
+    """Scores a row with the sum of what it is fed. A call takes `seconds` on the test's clock, or all of `within_s`."""
 
     answer: Models | VigilError
     error: VigilError | None = None
