@@ -30,6 +30,7 @@ class Reader:
         self._placed = (PLACED_HEADER, str(settings.partitions).encode())
         self._position: tuple[int, int] | None = None  # partition and offset that the client is asked for next
         self._beyond: list[Message] = []  # came with a range and lie behind it
+        self._end = 0  # the client has handed over all there is before this offset, and told so only once
         self._consumer = Consumer(
             {
                 "bootstrap.servers": settings.kafka_bootstrap,
@@ -71,13 +72,12 @@ class Reader:
         partition, offset, until = wanted
         if self._position != (partition, offset):
             self._seek(partition, offset)
-        ended = False
         answered, self._beyond, self._position = self._beyond, [], None
         deadline = time.monotonic() + SILENCE_S
         while True:
             messages = [message for message in answered if message.error() is None]
             if len(messages) < len(answered):
-                ended = self._ended(wanted, [message for message in answered if message.error() is not None])
+                self._note(wanted, [message for message in answered if message.error() is not None])
             if messages:
                 offset = _offset(messages[-1]) + 1
                 if offset > until:
@@ -85,7 +85,7 @@ class Reader:
                     messages = messages[: len(messages) - len(self._beyond)]
                 yield messages
                 deadline = time.monotonic() + SILENCE_S
-            if offset >= until or ended:
+            if offset >= until or self._end >= until:  # the last offsets may hold marks of transactions, no records
                 self._position = partition, until
                 return
             if time.monotonic() > deadline:
@@ -93,7 +93,7 @@ class Reader:
             answered = self._consumer.consume(min(until - offset, AT_ONCE), AT_ONCE_S)
 
     def _seek(self, partition: int, offset: int) -> None:
-        self._beyond = []
+        self._beyond, self._end = [], 0
         with suppress(KafkaException):
             self._consumer.unassign()
         try:
@@ -101,8 +101,7 @@ class Reader:
         except KafkaException as error:
             raise self._down(str(error)) from error
 
-    def _ended(self, wanted: OffsetRange, events: list[Message]) -> bool:
-        """Whether there is nothing more of the range: its last offsets hold marks of transactions, not records."""
+    def _note(self, wanted: OffsetRange, events: list[Message]) -> None:
         for event in events:
             error = event.error()
             assert error is not None
@@ -110,7 +109,7 @@ class Reader:
                 raise RecordsGone(self._settings.topic, *wanted)
             if error.code() != KafkaError._PARTITION_EOF:
                 raise self._down(error.str())
-        return any(_offset(event) >= wanted.until for event in events)
+            self._end = _offset(event)
 
     def _down(self, cause: str) -> DependencyDown:
         return DependencyDown("Kafka", self._settings.kafka_bootstrap, cause)

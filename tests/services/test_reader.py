@@ -80,6 +80,8 @@ def test_marks_of_transactions_and_what_was_aborted_are_no_records(settings: Set
     assert read(reading, 0, 2, 5) == [], "only the record behind the range shows that it is over"
     assert read(reading, 0, 5, 9) == [(5, b"c")], "only the end of the partition does"
     assert read(reading, 0, 0, 9) == [(0, b"a"), (1, b"b"), (5, b"c")]
+    assert read(reading, 0, 0, 7) == [(0, b"a"), (1, b"b"), (5, b"c")]
+    assert read(reading, 0, 7, 9) == [], "that all was read the client may have told before"
     produce(settings, [b"d"])
     assert read(reading, 0, 9, 10) == [(9, b"d")]
 
