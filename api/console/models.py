@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qsl, quote, urlencode
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
@@ -21,7 +21,7 @@ ALIASES = {"champion": "decides", "challenger": "on trial", "previous": "decided
 
 async def page(client: Client, who: Reader, search: str) -> tuple[str, frame.Part]:
     """Raises Refused where the registry is away. `?request=7` follows a request, `?a=1&b=2` compares."""
-    asked = {name: values[0] for name, values in parse_qs(search.removeprefix("?")).items()}
+    asked = dict(parse_qsl(search.removeprefix("?")))
     request = asked.get("request", "")
     questions = [client.get("/models"), client.get("/models/trial")]
     models, trial, *found = await together(
@@ -64,13 +64,22 @@ async def page(client: Client, who: Reader, search: str) -> tuple[str, frame.Par
 
 
 def register(dash: Dash, client: Client) -> None:
-    @dash.callback(Output("compared", "children"), Input("compare-a", "value"), Input("compare-b", "value"))
-    async def compared(a: str | None, b: str | None) -> frame.Part:
+    @dash.callback(
+        Output("compared", "children"),
+        Output("url", "search", allow_duplicate=True),
+        Input("compare-a", "value"),
+        Input("compare-b", "value"),
+        State("url", "search"),
+        prevent_initial_call="initial_duplicate",
+    )
+    async def compared(a: str | None, b: str | None, search: str | None) -> tuple[frame.Part, Any]:
         if not a or not b:
-            return frame.empty("Choose two versions.")
+            return frame.empty("Choose two versions."), no_update
         found = await together(*(client.get(f"/models/{quote(name, safe='')}") for name in (a, b)))
         refused = next((one for one in found if isinstance(one, Refused)), None)
-        return frame.trouble(refused) if refused else side_by_side(found, reader())
+        shown = frame.trouble(refused) if refused else side_by_side(found, reader())
+        asked = dict(parse_qsl((search or "").removeprefix("?"))) | {"a": a, "b": b}
+        return shown, no_update if ctx.triggered_id is None else f"?{urlencode(asked)}"
 
     @dash.callback(Output("gate", "children"), Input({"gate": ALL}, "n_clicks"), prevent_initial_call=True)
     async def gate(clicks: list[int | None]) -> frame.Part:

@@ -5,6 +5,7 @@ Screenshots and load times are kept in `.screenshots/`, for people to look at.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -417,6 +418,11 @@ def test_two_versions_are_compared_and_one_is_promoted(browser: Browser, url: st
         page.get_by_role("button", name="1 failed, overridden").click()
         expect(page.locator("#gate")).to_contain_text("new users: 0.41 against 0.47")
         shot(page, "gate-light-laptop")
+        page.locator("#compare-b").click()
+        page.get_by_role("option", name="Version 2").click()
+        expect(page).to_have_url(re.compile(r"/console/models\?a=1&b=2$"))
+        page.reload()
+        expect(page.locator("#compared th", has_text="Version 2")).to_be_visible()
 
         def promote(reason: str) -> None:
             page.get_by_role("button", name="Promote version 3").click()
