@@ -530,9 +530,7 @@ class RecordsGone(VigilError):
     remedy = "produce them again, then vigil stream --accept-gone: it goes on from the oldest record there is"
 
     def __init__(self, topic: str, partition: int, first: int, until: int) -> None:
-        super().__init__(
-            f"{topic}-{partition}: offsets {first} to {until - 1} were never decided and are gone from Kafka"
-        )
+        super().__init__(f"{topic}-{partition}: offsets {first} to {until - 1} have no outcome and are gone from Kafka")
 
 
 class WorkerDied(VigilError):

@@ -170,13 +170,16 @@ class Job:
         return json.dumps({self._settings.topic: starts})
 
     def _pass_over(self, partition: int, start: int, committed: int, oldest: int) -> None:
-        """Go on from the oldest record there is, if an operator said so."""
-        if committed >= oldest:
+        """Have the ledger say that there is nothing to decide before the oldest record, if an operator said so."""
+        if self._ledger.decided(partition, start, min(committed, oldest)):
             raise StateBehind(partition, start, oldest, gone=True)
+        if committed >= oldest:
+            return
         if not self._accept_gone:
             raise RecordsGone(self._settings.topic, partition, committed, oldest)
+        self._ledger.pass_over(partition, committed, oldest)
         log.error(
-            "%s-%d: offsets %d to %d were never decided and are gone, passed over as accepted",
+            "%s-%d: offsets %d to %d have no outcome and are gone, passed over as accepted",
             self._settings.topic, partition, committed, oldest - 1,
         )  # fmt: skip
 
@@ -224,7 +227,8 @@ class Job:
                 self.interrupted = True
                 raise Interrupted
             started, waited = time.perf_counter(), self.waited
-            results = self._take(batch.sparkSession.sparkContext, self._planned(checkpoint, number), number)
+            ranges = self._planned(checkpoint, number)  # none in a query's first batch where all is decided
+            results = self._take(batch.sparkSession.sparkContext, ranges, number) if ranges else []
             done = Batch(number, time.perf_counter() - started, tuple(results))
             log.info("%s", done.line())
             self._warn_of({result.partition for result in results})
@@ -248,7 +252,11 @@ class Job:
             return self._hold(spark, ranges, number)
         except WorkerDied as error:
             log.error("batch %d is taken in pieces: %s", number, error)
+        try:
             return [result for each in ranges for result in self._take_apart(spark, each, number)]
+        except WorkerDied as error:  # also without those that were given up
+            self.stopped_by = error
+            raise
 
     def _hold(
         self, spark: "SparkContext", ranges: Sequence[OffsetRange], number: int, failed: Mapping[int, str] = NOBODY
@@ -331,7 +339,8 @@ class Job:
         except Exception as error:
             if not _of_a_worker(error):
                 raise
-            raise WorkerDied(str(error).strip().splitlines()[-1]) from error
+            said, *_ = str(error).split("\n\tat ", 1)  # what follows is Java's stack
+            raise WorkerDied(said.strip().splitlines()[-1]) from error
         self._metrics.ranges(results, time.time())
         self._learn(results, pinned, publish)
         failures = [result.error() for result in results if result.code]
@@ -420,7 +429,7 @@ class Job:
 
 
 def _of_a_worker(error: Exception) -> bool:
-    """Whether Spark tells of a Python worker or an executor that died or raised, not of Kafka or of itself."""
+    """Whether Spark tells of a Python worker or an executor that died or raised, not of itself."""
     signs = ("Python worker exited", "Python worker failed", "Traceback (most", "ExecutorLostFailure")
     return any(sign in str(error) for sign in signs)
 
@@ -470,7 +479,7 @@ def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_u
         .load()
     )
     writer = source.writeStream.foreachBatch(partial(job.take, checkpoint))
-    writer = writer.option("checkpointLocation", str(checkpoint))
+    writer = writer.option("checkpointLocation", checkpoint.as_uri())  # a bare path might be meant for HDFS
     return (writer.trigger(availableNow=True) if until_caught_up else writer).start()
 
 

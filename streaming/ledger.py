@@ -6,9 +6,11 @@ an attempt that lost the partition changes nothing.
 """
 
 import io
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import psycopg2
@@ -19,6 +21,7 @@ from feature_repo.errors import DependencyDown, LedgerMoved, RowRefused
 from feature_repo.features import NAMES
 from feature_repo.postgres import LIVENESS
 from feature_repo.switches import CURRENT
+from serving.decision import RULESET
 from streaming.decisions import DUPLICATE, OUTCOMES, SCORED, UNSCORED, Range, row_id
 from streaming.records import ID_CONFLICT
 from streaming.rows import DEAD_LETTER_COLUMNS, DECISION_COLUMNS
@@ -175,6 +178,16 @@ class Ledger:
                     done.feature_set_id, done.ruleset, list(NAMES), done.records, *counts, done.dead_letters,
                 ),
             )  # fmt: skip
+
+    def pass_over(self, partition: int, committed: int, until: int) -> None:
+        """Move the ledger over offsets that no longer hold a record, as a range without any; raises LedgerMoved."""
+        attempt, processed = str(uuid4()), int(time.time() * 1e6)
+        self.claim(partition, attempt)
+        nothing = Range(
+            self._topic, partition, committed, until, attempt, processed, None, None, RULESET, records=0, dead_letters=0
+        )
+        self.commit(nothing, committed, b"", b"")
+        self.mark_published(partition, committed)
 
     def refuses(self, decisions: bytes, dead_letters: bytes) -> str | None:
         """Why PostgreSQL refuses these COPY files (SQLSTATE), None where it takes them. Writes nothing."""

@@ -22,11 +22,16 @@ class OffsetRange(NamedTuple):
 
 
 def planned(checkpoint: Path, topic: str, number: int) -> list[OffsetRange]:
-    """The ranges of batch `number`, at least one offset each. Raises StreamStopped where the checkpoint is spoilt."""
+    """The ranges of batch `number`, at least one offset each; none where there is nothing to read.
+
+    Raises StreamStopped where the checkpoint is spoilt, or the topic is no longer the one that was read.
+    """
     until = _offsets(checkpoint / "offsets" / str(number), topic)
     before = checkpoint / "offsets" / str(number - 1) if number else checkpoint / "sources" / "0" / "0"
     first = _offsets(before, topic)
-    ranges = (OffsetRange(partition, first.get(partition, 0), end) for partition, end in sorted(until.items()))
+    ranges = [OffsetRange(partition, first.get(partition, 0), end) for partition, end in sorted(until.items())]
+    if any(each.first > each.until for each in ranges):
+        raise StreamStopped(f"topic {topic} ends before what was read of it: it was made again, or cut short")
     return [each for each in ranges if each.first < each.until]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from feature_repo.errors import DependencyDown, RecordsGone
+from feature_repo.errors import DependencyDown, RecordsGone, StreamStopped, VigilError
 from feature_repo.settings import Settings
 from streaming.offsets import OffsetRange
 from streaming.publish import PLACED_HEADER
@@ -19,7 +19,7 @@ from streaming.records import Records
 
 AT_ONCE, AT_ONCE_S = 10_000, 0.02  # asked of the client: so many records, or what comes within so long
 PIECE_BYTES = 128 << 20  # of payloads in memory; a range that has more of them is taken in pieces
-SILENCE_S = 30.0  # of Kafka, after which it is taken to be away
+SILENCE_S = 15.0  # of Kafka, after which it is taken to be away
 
 
 class Reader:
@@ -55,7 +55,7 @@ class Reader:
     def read(self, wanted: OffsetRange) -> Iterator[Records]:
         """The records of a range in order: none where it holds none, several pieces where they are large.
 
-        Raises RecordsGone, and DependencyDown where Kafka does not answer.
+        Raises RecordsGone, StreamStopped where the topic was cut short, DependencyDown where Kafka does not answer.
         """
         messages: list[Message] = []
         size = 0
@@ -77,7 +77,7 @@ class Reader:
         while True:
             messages = [message for message in answered if message.error() is None]
             if len(messages) < len(answered):
-                self._note(wanted, [message for message in answered if message.error() is not None])
+                self._heed(partition, offset, [message for message in answered if message.error() is not None])
             if messages:
                 offset = _offset(messages[-1]) + 1
                 if offset > until:
@@ -101,15 +101,30 @@ class Reader:
         except KafkaException as error:
             raise self._down(str(error)) from error
 
-    def _note(self, wanted: OffsetRange, events: list[Message]) -> None:
+    def _heed(self, partition: int, offset: int, events: list[Message]) -> None:
+        """What the client tells beside records, while it is asked for a partition's records from `offset` on."""
         for event in events:
             error = event.error()
             assert error is not None
-            if error.code() == KafkaError._AUTO_OFFSET_RESET:
-                raise RecordsGone(self._settings.topic, *wanted)
-            if error.code() != KafkaError._PARTITION_EOF:
+            if event.partition() != partition:
+                continue  # of the group, which we do not need, or of what was read before
+            if error.code() == KafkaError._PARTITION_EOF:
+                self._end = _offset(event)
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                raise self._lost(partition, offset)
+            else:
                 raise self._down(error.str())
-            self._end = _offset(event)
+
+    def _lost(self, partition: int, offset: int) -> VigilError:
+        """Why the broker has nothing at this offset."""
+        topic = self._settings.topic
+        try:
+            oldest, _ = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=SILENCE_S)
+        except KafkaException as error:
+            return self._down(str(error))
+        if oldest > offset:
+            return RecordsGone(topic, partition, offset, oldest)
+        return StreamStopped(f"{topic}-{partition} ends before offset {offset}: it was made again, or cut short")
 
     def _down(self, cause: str) -> DependencyDown:
         return DependencyDown("Kafka", self._settings.kafka_bootstrap, cause)
@@ -121,8 +136,14 @@ class Reader:
             offsets=np.fromiter((message.offset() for message in messages), np.int64, n),
             values=pa.array([message.value() for message in messages], pa.binary()),
             ingested=np.fromiter((message.timestamp()[1] for message in messages), np.int64, n) * 1_000,
-            moved=np.fromiter((self._placed in (message.headers() or ()) for message in messages), np.bool_, n),
+            moved=np.fromiter((self._moved(message) for message in messages), np.bool_, n),
         )
+
+    def _moved(self, message: Message) -> bool:
+        try:
+            return self._placed in (message.headers() or ())
+        except SystemError:  # what the client raises for a header whose name is no UTF-8: ours is
+            return False
 
 
 def _offset(message: Message) -> int:

@@ -22,7 +22,6 @@ def spark_session(
         "spark.driver.bindAddress": settings.internal_bind,
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.session.timeZone": "UTC",
-        "spark.sql.shuffle.partitions": settings.partitions,  # a checkpoint keeps the number it began with
         "spark.sql.streaming.minBatchesToRetain": 2,
         "spark.sql.streaming.numRecentProgressUpdates": 20,
         # A checkpoint file costs two forks of `chmod` with a checksum beside it, one without.

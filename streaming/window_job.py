@@ -145,6 +145,7 @@ def session(settings: Settings, jars: list[Path]) -> "SparkSession":
         "spark.driver.memory": "640m",
         "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
         "spark.ui.enabled": "false",
+        "spark.sql.shuffle.partitions": settings.partitions,  # a checkpoint keeps the number it began with
         "spark.sql.adaptive.enabled": "false",  # no plan with state can use it, and each start warns of it
         "spark.sql.streaming.maxBatchesToRetainInMemory": 1,
         "spark.sql.streaming.pollingDelay": "100ms",

@@ -20,7 +20,6 @@ from streaming.ledger import Ledger
 from streaming.offsets import OffsetRange
 from streaming.partition import Road, Taken
 from streaming.reader import Reader
-from streaming.records import Records
 from streaming.scoring import Pin, Pins
 from streaming.states import StateStore
 from tests.unit.road_fakes import PIN, FakeChallenger, FakePublisher, FakeStates, score_by_amount
@@ -43,6 +42,7 @@ class Stream:
     def place_by(self, settings: Settings) -> None:
         """Go on with these settings, as a stream that was started anew."""
         self.settings = settings
+        self.reader = Reader(settings)
         self.road = Road(
             settings,
             self.ledger,
@@ -72,10 +72,6 @@ class Stream:
         for partition, end in ends.items():
             first = done.get(partition, 0)
             if first < end:
-                records = self._records(partition, first, end)
+                (records,) = self.reader.read(OffsetRange(partition, first, end))
                 taken.append(self.road.take(records, pins or Pins(pin), frozenset(), merchants))
         return taken
-
-    def _records(self, partition: int, first: int, end: int) -> Records:
-        (records,) = Reader(self.settings).read(OffsetRange(partition, first, end))
-        return records

@@ -27,8 +27,8 @@ from tests.chaos.site import COMMAND_S, Site, Unmet, decided, ends, eventually, 
 INDEX = "decisions"
 TOO_SMALL = "100"  # bytes: no message fits
 SURGE, SURGE_S = 10, 60.0
-# Of the stream's processes under ten times the rate: the driver's heap of 1 GiB and as much again around it and in
-# the Python processes, and half of that for what is not known; 1.8 GiB were seen at 3,000 a second (2026-11-27).
+# Of the stream's processes under ten times the rate: the driver's heap of half a GiB and three times that around it
+# and in the Python processes, and a GiB for what is not known; 1.8 GiB were seen at 3,000 a second (2026-11-27).
 MEMORY_BYTES = 3 << 30
 FIRST = "SELECT min(first_offset) FROM ledger_ranges WHERE kafka_topic = %s AND kafka_partition = %s"
 DISKS = ("postgres", "kafka", "elasticsearch", "redis", "spark")

@@ -322,11 +322,14 @@ def test_records_that_kafka_deleted_undecided_are_passed_over_only_where_an_oper
     live.send(payments(60, 40))
     gone = {partition: until + 2 for partition, until in decided.items()}
     forget_log(live, gone)
-    with pytest.raises(RecordsGone, match=r"offsets \d+ to \d+ were never decided"):
+    with pytest.raises(RecordsGone, match=r"offsets \d+ to \d+ have no outcome"):
         live.starts()
     job = Job(live.settings, StreamMetrics(CollectorRegistry()), accept_gone=True)
     starts = json.loads(job.starting_offsets())[live.settings.topic]
     assert {int(partition): offset for partition, offset in starts.items()} == gone
+    assert live.starts() == live.ledger.positions() == gone, "the ledger knows, so the next start need not be told"
+    live.decide()
+    assert live.held() and min(live.ledger.positions().values()) > min(gone.values())
 
 
 def test_states_that_lack_what_kafka_deleted_are_to_be_rebuilt(live: Live) -> None:

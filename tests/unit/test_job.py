@@ -297,3 +297,10 @@ def test_a_spoilt_checkpoint_ends_the_job_as_one_clear_error(site: Site) -> None
     with pytest.raises(StreamStopped, match="checkpoint cannot be read: 0 of offsets"):
         site.take()
     assert isinstance(site.job.stopped_by, StreamStopped) and site.told == []
+
+
+def test_a_batch_without_a_record_starts_no_task(site: Site, tmp_path: Path) -> None:
+    plan(tmp_path / "quiet", {0: 3}, {0: 3})
+    site.checkpoint = tmp_path / "quiet"
+    site.take_of([DONE])
+    assert site.told == []
