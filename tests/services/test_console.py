@@ -59,6 +59,15 @@ def browser(chromium: str) -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def patient() -> Iterator[None]:
+    """How soon the servers answer a machine that does much else is not what is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("console.live.QUIET_S", "health.service.ANSWER_S", "stats.repository.KAFKA_S"):
+            patch.setattr(f"api.{name}", WAIT_MS / 1_000)
+        yield
+
+
 @pytest.fixture(scope="module")
 def world(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with decided(stack, tmp_path_factory.mktemp("console")) as world:
