@@ -74,11 +74,14 @@ def grow(settings: Settings) -> None:
     Only once nothing reads states by the former number. Raises DependencyDown.
     """
     client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "socket.timeout.ms": 10_000})
+    grown = []
     try:
         for topic in topics(settings):
             has = _partitions(client).get(topic.name)
             if has and has < topic.partitions and (topic.grows or topic.name == settings.topic):
                 _wait(client.create_partitions([NewPartitions(topic.name, topic.partitions)]))
+                grown.append(topic)
+        _await_visible(client, grown, settings)
     except KafkaException as error:
         raise DependencyDown("Kafka", settings.kafka_bootstrap, error.args[0].str()) from error
 
@@ -121,7 +124,7 @@ def _await_visible(client: Any, wanted: list[Topic], settings: Settings) -> None
             return
         if time.monotonic() > deadline:
             raise DependencyDown(
-                "Kafka", settings.kafka_bootstrap, f"does not show the new topics {', '.join(lacking)}"
+                "Kafka", settings.kafka_bootstrap, f"does not show the new partitions of {', '.join(lacking)}"
             )
         time.sleep(0.05)
 

@@ -4,9 +4,10 @@ Everything is made of what the road itself uses, but for Spark and the indexer, 
 """
 
 import json
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ import psycopg2
 from confluent_kafka import Producer
 from psycopg2.extras import Json
 
+from feature_repo.errors import ModelLoading
 from feature_repo.features import feature_set_id
 from feature_repo.settings import Settings
 from feature_repo.transaction import rfc3339
@@ -186,9 +188,12 @@ def _judged(settings: Settings) -> None:
 
 
 def _await(serving: str) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
     with ModelClient(serving, TIMEOUT_S) as client:
-        for _ in range(600):
-            models = client.models()
-            if models.champion == "1" and models.challenger == "2":
-                return
+        while time.monotonic() < deadline:
+            with suppress(ModelLoading):
+                models = client.models()
+                if models.champion == "1" and models.challenger == "2":
+                    return
+            time.sleep(0.05)
     raise AssertionError("the model service does not serve both versions")

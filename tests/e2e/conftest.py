@@ -26,6 +26,14 @@ class Road:
         return self.stack.settings
 
 
+@pytest.fixture(scope="package", autouse=True)
+def patient(hermetic: None) -> Iterator[None]:
+    """Payments get their scores, however long a machine that does much else takes over them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIGIL_MODEL_TIMEOUT_S", "30")
+        yield
+
+
 @pytest.fixture(scope="package")
 def road(hermetic: None) -> Iterator[Road]:
     stack = new_stack()

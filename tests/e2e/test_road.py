@@ -221,10 +221,11 @@ def test_every_process_shows_what_alerts_and_board_ask_for(road: Road) -> None:
     assert total("vigil_stream_outcomes_total", outcome="scored") >= 5
     assert total("vigil_stream_model_info", model_version=road.version) == 1
     assert total("vigil_indexer_documents_total") >= 5
-    assert total("vigil_lifecycle_jobs_total", task="parity", outcome="done") == 1
+    assert total("vigil_lifecycle_jobs_total", task="parity", outcome="done") >= 1  # one more after midnight
     eventually(lambda: total("vigil_stream_looked_timestamp_seconds") > time.time() - 30)
     eventually(lambda: total("vigil_stream_lag_records") + total("vigil_indexer_lag_records") == 0)
-    assert total("vigil_stream_state_keys") > 0 and total("vigil_stream_unpublished_ranges") == 0
+    eventually(lambda: total("vigil_stream_unpublished_ranges") == 0)  # the last look may lie before publication
+    assert total("vigil_stream_state_keys") > 0
     assert not [name for name, text in pages.items() if "seen_by_metrics" in text or "stranger" in text]
 
 

@@ -391,7 +391,7 @@ def explaining(
         settings = stack.model_copy(update={"serving_url": serving, "model_timeout_s": 60})
         with running(create_app(settings)) as url, httpx.Client(base_url=url, timeout=90) as client:
             deadline = time.monotonic() + 60
-            while httpx.get(f"{serving}/models").status_code != 200:
+            while client.get(f"{serving}/models").status_code != 200:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             yield client

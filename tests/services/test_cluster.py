@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -130,7 +130,8 @@ def killed(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
         for one in tree:
-            one.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):  # it ended with one before it
+                one.send_signal(signal.SIGKILL)
         process.wait()
 
 

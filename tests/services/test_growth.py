@@ -28,6 +28,7 @@ from pipelines.state import snapshots
 from pipelines.state.rebuild import rebuild
 from pipelines.state.show import show
 from streaming.states import StateStore
+from tests.services.test_lifecycle import eventually
 from tests.services.test_state import USERS, Live, forget_log, payments, seeded
 
 AFTER = 5  # users of both partitions move, also from one old partition to the other
@@ -213,7 +214,9 @@ def test_partitions_somebody_added_are_read_from_their_beginning_and_taken_over(
 
     live = make()
     live.run(SENT[0])
-    live.admin.create_partitions([NewPartitions(live.settings.topic, AFTER)])[live.settings.topic].result(30)
+    topic = live.settings.topic
+    live.admin.create_partitions([NewPartitions(topic, AFTER)])[topic].result(30)
+    eventually(lambda: len(live.admin.list_topics(topic, timeout=10).topics[topic].partitions) == AFTER)
     assert set(live.starts()) == set(range(AFTER))
     live.send(SENT[1], AFTER)  # as producers place users from now on
     live.settle()

@@ -149,6 +149,7 @@ def site(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             stack, log, VIGIL_TOPIC=topic, VIGIL_PARTITIONS="1", VIGIL_REDIS_URL=cache,
             VIGIL_POSTGRES_DSN=psycopg2.extensions.make_dsn(**{**dsn, **through}),
             VIGIL_SERVING_URL=f"http://127.0.0.1:{models.address[1]}", VIGIL_PUBLISH_TIMEOUT_S="2",
+            VIGIL_MODEL_TIMEOUT_S="6",
             VIGIL_MAX_OFFSETS_PER_TRIGGER=str(FULL), VIGIL_BATCH_TARGET_S="0.01",
         ))  # fmt: skip
         settings = stack.model_copy(update={

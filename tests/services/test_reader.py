@@ -9,10 +9,12 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from feature_repo.errors import DependencyDown, RecordsGone
 from feature_repo.settings import Settings
+from pipelines.road import log_ends
 from streaming import reader
 from streaming.offsets import OffsetRange
 from streaming.publish import PLACED_HEADER
 from streaming.reader import Reader
+from tests.services.test_lifecycle import eventually
 
 
 @pytest.fixture
@@ -41,10 +43,14 @@ def transact(settings: Settings, values: list[bytes], *, commit: bool) -> None:
     )
     producer.init_transactions(30)
     producer.begin_transaction()
+    placed: list[int] = []
     for value in values:
-        producer.produce(settings.topic, value, partition=0)
+        producer.produce(
+            settings.topic, value, partition=0, on_delivery=lambda _, message: placed.append(message.offset())
+        )
     assert producer.flush(30) == 0
     producer.commit_transaction(30) if commit else producer.abort_transaction(30)
+    eventually(lambda: log_ends(settings, settings.topic)[0] == placed[-1] + 2)  # Kafka writes the mark a moment later
 
 
 def read(reading: Reader, partition: int, first: int, until: int) -> list[tuple[int, bytes | None]]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,10 @@ def supervisor_pid(stack: Stack) -> int:
 def listening(pid: int) -> set[str]:
     """Addresses the process and its children listen on."""
     leader = psutil.Process(pid)
-    found = [c for p in (leader, *leader.children(recursive=True)) for c in p.net_connections("inet")]
+    found = leader.net_connections("inet")
+    for child in leader.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # a server's helpers come and go
+            found += child.net_connections("inet")
     return {connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN}
 
 
@@ -221,6 +224,7 @@ def test_a_port_taken_after_it_was_chosen_fails_the_start_and_names_the_holder(s
     small.up(["redis"])
     small.stop("redis")
     with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what is left of connections is no holder
         holder.bind(("127.0.0.1", small.files.ports()["redis"]))
         holder.listen()
         with pytest.raises(DependencyDown, match=f"taken by .*pid {os.getpid()}") as failure:

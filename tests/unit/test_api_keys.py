@@ -243,7 +243,8 @@ def test_uses_are_noted_together_and_survive_an_outage(clock: Clock) -> None:
 
 def test_a_service_that_cannot_read_its_keys_lets_nobody_in(tmp_path: Path) -> None:
     nowhere: dict[str, Any] = {"postgres_dsn": "postgresql://x@127.0.0.1:1/x", "keys": "on"}
-    with running(create_app(settings_for(tmp_path, **nowhere))) as url, httpx.Client(base_url=url) as client:
+    app = create_app(settings_for(tmp_path, **nowhere))
+    with running(app) as url, httpx.Client(base_url=url, timeout=30) as client:
         answer = client.get("/transactions", headers=bearer(MemoryKeys().make("admin")))
         assert (answer.status_code, answer.json()["code"]) == (503, "STORE_UNAVAILABLE")
         assert client.get("/live").status_code == 200

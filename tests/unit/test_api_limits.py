@@ -234,7 +234,7 @@ def test_an_unexpected_error_tells_the_browser_as_well(local: httpx.Client, monk
         raise RuntimeError
 
     monkeypatch.setattr("api.transactions.repository.TransactionRepository.page", fail)
-    answer = httpx.get(local.base_url.join("/transactions"))
+    answer = httpx.get(local.base_url.join("/transactions"), timeout=30)
     assert (answer.status_code, answer.headers["X-Content-Type-Options"]) == (500, "nosniff")
 
 

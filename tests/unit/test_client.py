@@ -36,6 +36,7 @@ class ModelService(ThreadingHTTPServer):
         self.error: errors.VigilError | None = None  # answered instead of scores
         self.close_after_each = False  # without saying so: what an idle keep-alive connection looks like
         self.delay_s = 0.0
+        self.over = threading.Event()  # nobody waits any longer
         self.answer: bytes | None = None  # raw body instead of scores
         self.answered_version: str | None = None
         self.connections = 0
@@ -63,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.received.append((dict(self.headers), body))
-        time.sleep(self.server.delay_s)
+        self.server.over.wait(self.server.delay_s)
         if self.server.error is not None:
             self.reply(self.server.error.status, MEDIA_TYPE, encode(problem(self.server.error, "r1")))
             return
@@ -88,6 +89,7 @@ def service() -> Iterator[ModelService]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
+    server.over.set()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -95,7 +97,7 @@ def service() -> Iterator[ModelService]:
 
 @pytest.fixture
 def client(service: ModelService) -> Iterator[ModelClient]:
-    with ModelClient(service.url, timeout_s=2.0) as client:
+    with ModelClient(service.url, timeout_s=30.0) as client:
         yield client
 
 
@@ -176,14 +178,14 @@ def test_an_unknown_problem_keeps_its_code(service: ModelService, client: ModelC
 
 
 def test_a_slow_answer_ends_at_the_deadline(service: ModelService) -> None:
-    service.delay_s = 1.0
+    service.delay_s = 20.0
     started = time.monotonic()
     with (
         ModelClient(service.url, timeout_s=0.2) as client,
         pytest.raises(errors.DependencyDown, match=r"0\.2 s"),
     ):
         client.score(X, "3", "fs_1")
-    assert time.monotonic() - started < 0.9
+    assert time.monotonic() - started < 10.0
 
 
 def test_nobody_listening_is_a_dependency_down(service: ModelService) -> None:

@@ -57,9 +57,10 @@ def signed_in(browser: httpx.Client, key: str, **more: str) -> httpx.Response:
 @pytest.mark.parametrize("path", WITHIN)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_nothing_within_is_answered_without_a_key(url: str, method: str, path: str) -> None:
-    answer = httpx.request(method, f"{url}{path}", json={})
+    answer = httpx.request(method, f"{url}{path}", json={}, timeout=30)
     assert (answer.status_code, answer.json()["code"]) == (401, "KEY_MISSING")
-    stranger = httpx.request(method, f"{url}{path}", json={}, cookies={COOKIE: MemoryKeys().make(Scope.ADMIN)})
+    cookies = {COOKIE: MemoryKeys().make(Scope.ADMIN)}
+    stranger = httpx.request(method, f"{url}{path}", json={}, cookies=cookies, timeout=30)
     assert (stranger.status_code, stranger.json()["code"]) == (401, "KEY_REFUSED")
 
 
@@ -99,7 +100,8 @@ def test_a_revoked_key_ends_the_session_with_a_plain_sentence(browser: httpx.Cli
     browser.cookies.set(COOKIE, MemoryKeys().make(Scope.READ), path="/console")
     ended = browser.get("/console")
     assert ended.status_code == 303 and "max-age=0" in ended.headers["set-cookie"].lower()
-    assert "revoked by now" in httpx.get(f"{browser.base_url}{ended.headers['location']}", headers=PAGE).text
+    form = httpx.get(f"{browser.base_url}{ended.headers['location']}", headers=PAGE, timeout=30)
+    assert "revoked by now" in form.text
 
 
 def test_signing_out_forgets_the_key(browser: httpx.Client, keys: dict[str, str]) -> None:
@@ -158,13 +160,14 @@ def test_tries_to_sign_in_count_against_the_address(store: MemoryKeys, tmp_path:
         app = create_app(settings_for(tmp_path, **own))
     key = store.make(Scope.READ)
     with running(app) as url:
-        tries = [httpx.post(f"{url}/console/login", data={"key": key}, headers=PAGE) for _ in range(5)]
+        tries = [httpx.post(f"{url}/console/login", data={"key": key}, headers=PAGE, timeout=30) for _ in range(5)]
     assert [answer.status_code for answer in tries] == [303, 303, 303, 429, 429]
     assert int(tries[-1].headers["ratelimit-limit"]) == 3 and "too many requests" in tries[-1].text.lower()
 
 
 def test_without_keys_wanted_the_console_just_opens(tmp_path: Any) -> None:
-    with running(create_app(settings_for(tmp_path))) as url, httpx.Client(base_url=url, headers=PAGE) as browser:
+    app = create_app(settings_for(tmp_path))
+    with running(app) as url, httpx.Client(base_url=url, timeout=30, headers=PAGE) as browser:
         assert browser.get("/console").status_code == 200
         assert browser.get("/console/login").headers["location"] == "/console"
         assert browser.get("/console", headers={"Host": "evil.example"}).status_code == 421
