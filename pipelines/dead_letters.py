@@ -171,7 +171,10 @@ def headers(settings: Settings, letter: DeadLetter) -> list[tuple[str, str]] | N
     record = log.record(settings, letter.kafka_partition, letter.kafka_offset)
     if record is None or record.offset() != letter.kafka_offset:
         return None
-    found = record.headers() or []
+    try:
+        found = record.headers() or []
+    except SystemError:  # what the client raises for a name that is no UTF-8
+        return [("(headers that cannot be read: a name is no UTF-8)", "")]
     pairs = found.items() if isinstance(found, dict) else found
     return [(_masked(name), _masked(value)) for name, value in pairs]
 
