@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import psycopg2
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from typer.testing import CliRunner
@@ -71,6 +72,9 @@ def patient() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def world(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The only decisions there are: pages show everybody's, and other tests leave some that no stream would make."""
+    with psycopg2.connect(stack.postgres_migrator_dsn) as connection, connection.cursor() as cursor:
+        cursor.execute("TRUNCATE decisions")
     with decided(stack, tmp_path_factory.mktemp("console")) as world:
         yield world
 
