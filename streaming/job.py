@@ -33,7 +33,6 @@ from feature_repo.errors import (
     StateAhead,
     StateBehind,
     StateLost,
-    StreamStopped,
     VigilError,
     WorkerDied,
 )
@@ -227,21 +226,18 @@ class Job:
                 self.interrupted = True
                 raise Interrupted
             started, waited = time.perf_counter(), self.waited
-            ranges = self._planned(checkpoint, number)  # none in a query's first batch where all is decided
-            results = self._take(batch.sparkSession.sparkContext, ranges, number) if ranges else []
+            try:
+                ranges = planned(checkpoint, self._settings.topic, number)  # none in a first batch where all is decided
+                results = self._take(batch.sparkSession.sparkContext, ranges, number) if ranges else []
+            except VigilError as error:
+                self.stopped_by = error
+                raise
             done = Batch(number, time.perf_counter() - started, tuple(results))
             log.info("%s", done.line())
             self._warn_of({result.partition for result in results})
             self._metrics.batch(done.seconds)
             if self.waited == waited:  # what was held tells nothing of what a record costs
                 self.pace.batch(sum(done.outcomes.values()), done.seconds)
-
-    def _planned(self, checkpoint: Path, number: int) -> list[OffsetRange]:
-        try:
-            return planned(checkpoint, self._settings.topic, number)
-        except StreamStopped as error:
-            self.stopped_by = error
-            raise
 
     def _take(self, spark: "SparkContext", ranges: Sequence[OffsetRange], number: int) -> list[TaskResult]:
         try:
@@ -252,11 +248,7 @@ class Job:
             return self._hold(spark, ranges, number)
         except WorkerDied as error:
             log.error("batch %d is taken in pieces: %s", number, error)
-        try:
-            return [result for each in ranges for result in self._take_apart(spark, each, number)]
-        except WorkerDied as error:  # also without those that were given up
-            self.stopped_by = error
-            raise
+        return [result for each in ranges for result in self._take_apart(spark, each, number)]
 
     def _hold(
         self, spark: "SparkContext", ranges: Sequence[OffsetRange], number: int, failed: Mapping[int, str] = NOBODY
@@ -274,11 +266,6 @@ class Job:
                 self.waits_for = error.dependency
                 self._repair = True
                 self._sleep(pause)
-            except WorkerDied:
-                raise
-            except VigilError as error:
-                self.stopped_by = error
-                raise
         raise AssertionError("counts for ever")
 
     def _sleep(self, seconds: float) -> None:
@@ -311,10 +298,9 @@ class Job:
             given_up[piece.first] = "the process that worked on it died, alone with it as well"
             log.error("partition %d, offset %d is given up: %s", partition, piece.first, cause)
             if len(given_up) > self._settings.dead_letter_floor:
-                self.stopped_by = SchemaBreak(
+                raise SchemaBreak(
                     partition, min(given_up), max(given_up), len(given_up), until - first, PROCESSING_FAILED
                 )
-                raise self.stopped_by
             results += self._hold(spark, [piece], number, given_up)
         return results
 
