@@ -14,6 +14,7 @@ from api.scopes import ANY_KEY, Needs
 from feature_repo.settings import is_loopback
 
 LOCAL = "api"  # who asks, where no key is needed
+COUNTED = "vigil.counted"  # in the connection of what the console asks for a request that was counted itself
 MAX_BODY_BYTES = 1 << 20  # of any request; a path that takes one payment or label stops reading sooner
 IPV6_NETWORK = 64  # bits: what one subscriber is given, and can change addresses in
 
@@ -21,7 +22,8 @@ IPV6_NETWORK = 64  # bits: what one subscriber is given, and can change addresse
 class Gate:
     """Asks for a key where `keys_wanted`, and always on a connection that did not come in by loopback.
 
-    A request counts against its key, or against its address where it has no good one. Without keys (on loopback)
+    A request counts against its key, or against its address where it has no good one; what the console asks of this
+    service to answer one does not count again. Without keys (on loopback)
     nothing is counted, but a host name that is not this machine's is refused: a page of the internet that has its own
     name point here could read along otherwise.
     """
@@ -73,10 +75,12 @@ class Gate:
     async def _admit(self, needs: Needs, connection: Connection) -> None:
         offered = _bearer(connection)
         key = await self._ring.find(offered) if offered else None
-        if key:
-            await self._count(self._per_key, key.id, connection)
-        else:
-            await self._count(self._per_address, network_of((connection.get("client") or ("",))[0]), connection)
+        if not connection.get(COUNTED):
+            if key:
+                await self._count(self._per_key, key.id, connection)
+            else:
+                await self._count(self._per_address, network_of((connection.get("client") or ("",))[0]), connection)
+            connection[COUNTED] = True
         if key is None:
             raise KeyRefused if offered else KeyMissing
         connection["vigil.key"], connection["vigil.actor"] = key.id, key.actor

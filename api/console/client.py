@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
 from api.console.door import cookie, current
+from api.gate import COUNTED
 
 ZONE = "vigil_zone"  # cookie: the browser's time zone, by its name in the IANA database
 TIMEOUT_S = 15.0
@@ -48,7 +49,7 @@ class Client:
             asked = current.get()
             carried = [header for header in asked["headers"] if header[0] in CARRIED]
             own = [header for header in scope["headers"] if header[0] not in CARRIED]
-            known = {name: asked[name] for name in ("client", "server", "scheme")}
+            known = {name: asked.get(name) for name in ("client", "server", "scheme", COUNTED)}
             await service({**scope, **known, "headers": own + carried}, receive, send)
 
         self._http = httpx.AsyncClient(

@@ -10,8 +10,6 @@ NAMES = (
     "location", "payment_method", "model_version", "outcome", "sort",
 )  # fmt: skip
 USUAL_SORT = "-event_time"
-# What search by text does not take: it answers newest first, and narrows by words of the text.
-NOT_WITH_TEXT = ("merchant", "location", "payment_method", "sort")
 
 Filters = Mapping[str, str]
 
@@ -33,13 +31,13 @@ def written(filters: Filters) -> str:
 def question(filters: Filters) -> tuple[str, dict[str, str]]:
     """Which path of the service answers it, and with which parameters."""
     if filters.get("q"):
-        return "/search", {name: value for name, value in filters.items() if name not in NOT_WITH_TEXT}
+        return "/search", without(filters, "sort")
     return "/transactions", dict(filters)
 
 
-def left_out(filters: Filters) -> list[str]:
-    """Filters that do not count, as there is a text to search for."""
-    return [name for name in NOT_WITH_TEXT if filters.get("q") and filters.get(name) not in (None, "", USUAL_SORT)]
+def order_ignored(filters: Filters) -> bool:
+    """Whether an order was asked for that does not count: search by text answers newest first."""
+    return bool(filters.get("q")) and filters.get("sort", USUAL_SORT) != USUAL_SORT
 
 
 def export(filters: Filters, form: str) -> str:

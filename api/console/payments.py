@@ -234,13 +234,8 @@ def told(answer: Mapping[str, Any], asked: filters.Filters, start: int, count: i
         )
     if answer.get("matched") == "similar":
         parts.append("No payment has these words; these have words that differ by a letter or two. ")
-    ignored = filters.left_out(asked)
-    if ignored:
-        names = ", ".join(LABELS[name].lower() for name in ignored)
-        parts.append(
-            f"With a text to search for, {names} does not count: results are newest first, and location:boston in the "
-            "text narrows it. "
-        )
+    if filters.order_ignored(asked):
+        parts.append("With a text to search for, the order does not count: results are newest first. ")
     notes = [html.P(parts, className="note")] if parts else []
     if count == 0:
         notes.append(html.P("No payment fits these filters.", className="empty"))

@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from api.cursor import Cursors
 from api.filters import MAX_LIMIT
-from api.search.repository import Found, SearchRepository
+from api.search.repository import Found, SearchRepository, texts
 from api.search.schemas import SearchFilters, SearchPage, SearchQuery
 from api.search.syntax import Term, parse
 from api.transactions import sheet
@@ -85,8 +85,10 @@ class SearchService:
         return self._of_documents(found, query, SIMILAR if matched == SIMILAR else EXACT)
 
     def _of_documents(self, found: Found, query: SearchQuery, matched: str) -> SearchPage:
-        shown, more = found.hits[: query.limit], len(found.hits) > query.limit
-        cursor = self._cursors.make([matched, *shown[-1]["sort"]], query.identity(PATH)) if more else None
+        read, more = found.hits[: query.limit], len(found.hits) > query.limit
+        cursor = self._cursors.make([matched, *read[-1]["sort"]], query.identity(PATH)) if more else None
+        same = texts(query).items()
+        shown = [hit for hit in read if all(hit["_source"][name] == text for name, text in same)]
         return SearchPage.model_validate(
             {
                 "items": [Decision(**presented(hit["_source"])) for hit in shown],

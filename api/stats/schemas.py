@@ -76,7 +76,7 @@ class LiveStats(BaseModel):
     per_second: float = Field(description="payments decided, over the last minute")
     stretches: list[Stretch] = Field(description="of the last ten minutes, earliest first, those without any included")
     measured: int = Field(
-        description="decisions that all that follows is of: the last minute's, the newest 50,000 of them at most"
+        description="decisions that all that follows is of: the last minute's, the newest 10,000 of them or so at most"
     )
     age: Age | None = Field(description="null where none was decided in the last minute")
     flagged: int

@@ -12,8 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from feature_repo.settings import Settings
 from infra.local import account, ivy, jars, java, ports, process
 from infra.local.files import Files
@@ -119,24 +117,13 @@ def _cores() -> Finding:
 
 
 def _memory(already_running: bool) -> Finding:
-    free, total = _free_memory()
+    free, total = process.memory()
     found = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}, the whole stack takes {STACK_BYTES / GIB:.0f}"
     if total < STACK_BYTES:
         return Finding("memory", "bad", found, "a larger machine, or a part of the stack: vigil up --only NAME,...")
     if free < STACK_BYTES and not already_running:
         return Finding("memory", "note", found, "close something large, or start a part: vigil up --only NAME,...")
     return Finding("memory", "ok", found)
-
-
-def _free_memory() -> tuple[int, int]:
-    """Bytes free and in all, within a container's limit where there is one."""
-    memory = psutil.virtual_memory()
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):  # no such file, or the word "max"
-        return memory.available, memory.total
-    return min(memory.available, max(limit - used, 0)), min(memory.total, limit)
 
 
 def _disk(what: str, setting: str, folder: Path, need: int) -> Finding:

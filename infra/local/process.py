@@ -62,6 +62,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
 
 
+def memory() -> tuple[int, int]:
+    """Bytes free and in all, within a container's limit where there is one."""
+    machine = psutil.virtual_memory()
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):  # no such file, or the word "max"
+        return machine.available, machine.total
+    return min(machine.available, max(limit - used, 0)), min(machine.total, limit)
+
+
 def spawn(
     argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, account: Account | None
 ) -> subprocess.Popen[bytes]:

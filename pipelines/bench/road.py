@@ -71,7 +71,7 @@ class Run:
     flagged: float  # share of the decisions
     core_us: dict[str, float]  # CPU of each service's process tree over records decided
     core_us_total: float
-    memory_gib: float  # resident at the end, all services
+    memory_gib: float  # at the end, all services
     grown_gib: float  # since the load began
 
     @property
@@ -261,4 +261,4 @@ class _Look:
 
     @property
     def memory(self) -> int:
-        return sum(one.rss for one in self.usage.values())
+        return sum(one.memory for one in self.usage.values())

@@ -7,10 +7,10 @@ import psutil
 
 @dataclass(frozen=True)
 class Usage:
-    """Since their start: CPU seconds (user and system) and resident bytes, over a process and all below it."""
+    """CPU seconds since their start (user and system) and bytes of memory, over a process and all below it."""
 
     cpu_s: float
-    rss: int
+    memory: int  # what processes share is counted once, a part for each; where the system does not tell, resident
 
 
 def of_tree(name: str, pid: int) -> dict[str, Usage]:
@@ -27,17 +27,25 @@ def of_tree(name: str, pid: int) -> dict[str, Usage]:
     for process in tree:
         try:
             with process.oneshot():
-                kind, times, rss = process.name(), process.cpu_times(), process.memory_info().rss
+                kind, times, memory = process.name(), process.cpu_times(), _memory(process)
         except psutil.NoSuchProcess:
             continue
         kind = kind.rstrip("0123456789.")
         before = found.get(kind, Usage(0.0, 0))
         cpu_s = times.user + times.system + times.children_user + times.children_system
-        found[kind] = Usage(before.cpu_s + cpu_s, before.rss + rss)
+        found[kind] = Usage(before.cpu_s + cpu_s, before.memory + memory)
     if len(found) == 1:
         [used] = found.values()
         return {name: used}
     return {f"{name} ({kind})": used for kind, used in found.items()}
+
+
+def _memory(process: psutil.Process) -> int:
+    try:
+        found = process.memory_full_info()
+    except psutil.AccessDenied:  # another user's
+        found = process.memory_info()
+    return int(getattr(found, "pss", found.rss))
 
 
 def of_services(pids: dict[str, int]) -> dict[str, Usage]:

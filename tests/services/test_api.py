@@ -673,6 +673,35 @@ def test_search_knows_the_lists_filters(api: httpx.Client, indexed: list[Row]) -
     assert expected
 
 
+@pytest.mark.parametrize(
+    "exactly",
+    [
+        {"location": "York"},
+        {"location": "york"},
+        {"merchant": "Corner Café", "location": "New York"},
+        {"merchant": "*"},
+    ],
+)
+def test_search_narrows_to_exactly_one_merchant_or_place_as_the_list_does(
+    api: httpx.Client, indexed: list[Row], exactly: dict[str, str]
+) -> None:
+    """Of the index a phrase is asked, which other names hold as well; a page has fewer items then, and goes on."""
+    found = pages(api, "/search", q="york", user_id=USER, limit=4, **exactly)
+    expected = [
+        row for row in indexed
+        if "York" in row["location"] and all(row[name] == text for name, text in exactly.items())
+    ]  # fmt: skip
+    assert ids(found) == searched(expected)
+    assert bool(expected) == (exactly not in ({"location": "york"}, {"merchant": "*"}))
+
+
+def test_search_narrows_to_exactly_one_way_to_pay(api: httpx.Client, indexed: list[Row]) -> None:
+    found = pages(api, "/search", q="boston", user_id=USER, limit=5, payment_method="debit_card")
+    expected = [row for row in indexed if (row["location"], row["payment_method"]) == ("Boston", "debit_card")]
+    assert ids(found) == searched(expected)
+    assert expected
+
+
 def test_search_answers_the_lists_words(api: httpx.Client, indexed: list[Row]) -> None:
     (found,) = got(api.get("/search", params={"q": "café", "user_id": USER, "limit": 1, "is_anomaly": "true"}))["items"]
     (listed,) = [
@@ -738,6 +767,10 @@ def test_search_asks_the_table_while_elasticsearch_is_away(
         assert (page.headers["X-Vigil-Search"], page.json()["source"]) == ("postgresql", "postgresql")
         found = pages(client, "/search", q=text, user_id=USER, limit=9, **day)
         assert ids(found) == newest_first([row for row in indexed if keep(row)])
+        narrowed = pages(client, "/search", q=text, user_id=USER, limit=9, merchant="Online Store", **day)
+        assert ids(narrowed) == newest_first(
+            [row for row in indexed if keep(row) and row["merchant"] == "Online Store"]
+        )
         recent = got(client.get("/search", params={"q": text, "user_id": USER}))
         assert recent["items"] == []
         assert recent["searched_since"] is not None

@@ -155,7 +155,7 @@ def client(store: MemoryKeys, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def test_too_many_requests_are_told_when_to_come_back(client: httpx.Client, store: MemoryKeys) -> None:
-    key, other = store.make("search"), store.make("search")
+    key, other, console = store.make("search"), store.make("search"), store.make("search")
     answers = [client.get("/search", headers=bearer(key)) for _ in range(6)]
     assert [answer.status_code for answer in answers] == [422] * 5 + [429]
     assert [answer.headers["RateLimit-Remaining"] for answer in answers] == ["4", "3", "2", "1", "0", "0"]
@@ -164,6 +164,9 @@ def test_too_many_requests_are_told_when_to_come_back(client: httpx.Client, stor
     assert refused.headers["RateLimit-Limit"] == "5"
     assert 0 < int(refused.headers["Retry-After"]) == int(refused.headers["RateLimit-Reset"]) <= 60
     assert client.get("/search", headers=bearer(other)).status_code == 422
+    # What the console asks of the service to answer a request is no second one.
+    answers = [client.get("/console/search.csv", headers=bearer(console)) for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [422] * 5 + [429]
     # Who has no good key is counted by address, whatever is offered.
     codes = [client.get("/search", headers=bearer(MemoryKeys().make("search"))).json()["code"] for _ in range(4)]
     assert codes == ["KEY_REFUSED"] * 3 + ["TOO_MANY_REQUESTS"]

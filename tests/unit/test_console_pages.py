@@ -91,9 +91,9 @@ def test_a_block_whose_cursor_is_lost_is_reached_from_the_beginning() -> None:
 
 def test_a_search_that_fell_back_to_the_table_says_so() -> None:
     answer = {"source": "postgresql", "searched_since": "2026-11-20T00:00:00Z", "matched": "exact", "facets": None}
-    told = text(payments.told(answer, {"q": "x", "merchant": "y"}, 0, 0))
+    told = text(payments.told(answer, {"q": "x", "sort": "amount"}, 0, 0))
     assert "Elasticsearch) does not answer" in told and "2026-11-20 00:00:00 UTC" in told
-    assert "merchant does not count" in told and "No payment fits" in told
+    assert "the order does not count" in told and "No payment fits" in told
     similar = text(payments.told({"matched": "similar", "facets": None}, {"q": "x"}, 0, 4))
     assert "differ by a letter" in similar and "No payment fits" not in similar
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from api.console import filters, words
-from api.filters import Filters
 from api.search.schemas import SearchQuery
 from api.transactions.schemas import ListFilters
 from feature_repo.activity import AGGREGATES
@@ -99,22 +98,23 @@ def test_the_form_has_what_the_service_can_filter_by() -> None:
     of_service = {field.alias or name for name, field in ListFilters.model_fields.items()}
     assert set(filters.NAMES) - {"q"} == of_service - {"limit", "cursor", "start_time", "end_time"}
     of_search = {field.alias or name for name, field in SearchQuery.model_fields.items()}
-    assert set(filters.NAMES) - set(filters.NOT_WITH_TEXT) == of_search - {
+    assert set(filters.NAMES) - {"sort"} == of_search - {
         "limit", "cursor", "start_time", "end_time", "facets",
     }  # fmt: skip
 
 
-def test_with_a_text_search_is_asked_and_what_it_does_not_take_is_told() -> None:
-    path, parameters = filters.question(VIEW)
-    assert path == "/search" and "merchant" not in parameters
-    Filters.model_validate({name: value for name, value in parameters.items() if name != "q"})
-    assert filters.left_out(VIEW) == ["merchant"]
-    assert filters.question(filters.without(VIEW, "q"))[0] == "/transactions"
-    assert filters.left_out(filters.without(VIEW, "q")) == []
+def test_with_a_text_search_is_asked_and_that_the_order_does_not_count_is_told() -> None:
+    sorted_view = {**VIEW, "sort": "-amount"}
+    path, parameters = filters.question(sorted_view)
+    assert (path, parameters) == ("/search", VIEW)
+    SearchQuery.model_validate(parameters)
+    assert filters.order_ignored(sorted_view)
+    assert not filters.order_ignored({**VIEW, "sort": filters.USUAL_SORT})
+    assert filters.question(filters.without(sorted_view, "q"))[0] == "/transactions"
+    assert not filters.order_ignored(filters.without(sorted_view, "q"))
 
 
 def test_a_file_holds_exactly_the_view() -> None:
     listed = filters.without(VIEW, "q")
     assert filters.export(listed, "csv") == f"/console/transactions.csv{filters.written(listed)}"
-    found = filters.without(VIEW, "merchant")
-    assert filters.export(VIEW, "ndjson") == f"/console/search.ndjson{filters.written(found)}"
+    assert filters.export({**VIEW, "sort": "-amount"}, "ndjson") == f"/console/search.ndjson{filters.written(VIEW)}"
