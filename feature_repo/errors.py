@@ -4,6 +4,7 @@ A caller never matches on text: the class is the fact, its attributes are the ev
 """
 
 from enum import StrEnum
+from typing import Any
 
 
 class Family(StrEnum):
@@ -36,6 +37,16 @@ class VigilError(Exception):
     @property
     def message(self) -> str:
         return str(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Comes out of another process as it was: its evidence says what happens next."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[VigilError], args: tuple[Any, ...], evidence: dict[str, Any]) -> VigilError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(evidence)
+    return error
 
 
 class BadRecord(VigilError):

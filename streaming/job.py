@@ -1,15 +1,10 @@
 """The Spark job: takes every range of topic `transactions` through the nine steps.
 
-Spark plans the batches and gives each task exactly one partition's contiguous range, which the task reads. Spark's
-checkpoint carries no truth and is thrown away at every start, because the ledger and `folded_until` say where to begin.
+Spark plans the batches (query.py) and gives each task exactly one partition's contiguous range, which the task reads.
 """
 
 import json
 import logging
-import os
-import shutil
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -41,28 +36,25 @@ from feature_repo.snapshot_store import SnapshotStore
 from feature_repo.switches import INTAKE, PAUSED, SCORED, SCORING
 from serving.client import ModelClient
 from streaming.amiss import UNPUBLISHED_S, amiss
-from streaming.archive import FOLDER, archive
 from streaming.breaker import Breaker, pause_s
 from streaming.decisions import MODEL_DOWN, RULES_ONLY, UNSCORED_REASONS
 from streaming.ledger import Ledger
 from streaming.metrics import StreamMetrics
 from streaming.offsets import OffsetRange, planned
 from streaming.pace import Pace
-from streaming.partition import NOBODY
+from streaming.partition import NOBODY, Taken
 from streaming.placement import require
 from streaming.publish import Publisher
 from streaming.records import PROCESSING_FAILED
 from streaming.repair import publish_unpublished
 from streaming.scoring import Pins, pins, probe
-from streaming.spark import spark_session
 from streaming.states import StateStore
-from streaming.task import TaskResult, run_task
+from streaming.task import run_task
 from streaming.watch import Span, spans
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
-    from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql.streaming.query import StreamingQuery
+    from pyspark.sql import DataFrame
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +72,11 @@ class Batch:
 
     number: int
     seconds: float
-    results: tuple[TaskResult, ...]
+    results: tuple[Taken, ...]
 
     @property
     def outcomes(self) -> Counter[str]:
-        return sum((Counter(result.outcomes) for result in self.results), Counter())
+        return sum((result.outcomes for result in self.results), Counter())
 
     def line(self) -> str:
         """One line for the log: how many, how long, where the time went."""
@@ -239,7 +231,7 @@ class Job:
             if self.waited == waited:  # what was held tells nothing of what a record costs
                 self.pace.batch(sum(done.outcomes.values()), done.seconds)
 
-    def _take(self, spark: "SparkContext", ranges: Sequence[OffsetRange], number: int) -> list[TaskResult]:
+    def _take(self, spark: "SparkContext", ranges: Sequence[OffsetRange], number: int) -> list[Taken]:
         try:
             return self._hold(spark, ranges, number)
         except WorkerDied as error:
@@ -252,7 +244,7 @@ class Job:
 
     def _hold(
         self, spark: "SparkContext", ranges: Sequence[OffsetRange], number: int, failed: Mapping[int, str] = NOBODY
-    ) -> list[TaskResult]:
+    ) -> list[Taken]:
         """Take the batch, again and again while a store does not answer. Raises WorkerDied, and what is fatal."""
         for tries in count():
             try:
@@ -274,14 +266,14 @@ class Job:
             self.interrupted = True
             raise Interrupted
 
-    def _take_apart(self, spark: "SparkContext", whole: OffsetRange, number: int) -> list[TaskResult]:
+    def _take_apart(self, spark: "SparkContext", whole: OffsetRange, number: int) -> list[Taken]:
         """Halve a range until the records that kill their worker stand alone, and give those up.
 
         Pieces are taken in the order of the log, each a range of its own. Raises SchemaBreak where more than
         a few records do: it is then rather the code or the machine that fails.
         """
         partition, first, until = whole
-        results: list[TaskResult] = []
+        results: list[Taken] = []
         given_up: dict[int, str] = {}
         pending = [whole]
         while pending:
@@ -306,7 +298,7 @@ class Job:
 
     def _attempt(
         self, spark: "SparkContext", ranges: Sequence[OffsetRange], number: int, failed: Mapping[int, str]
-    ) -> list[TaskResult]:
+    ) -> list[Taken]:
         """Take the batch once, a task for each range.
 
         Raises what keeps a range from being done, the fatal before what may pass.
@@ -321,18 +313,19 @@ class Job:
         pinned = self._pins() if scoring == SCORED else Pins(None, silence=RULES_ONLY)
         task = partial(run_task, self._settings, pinned, self._accepted, snapshot, dict(failed), publish, ranges)
         try:
-            results = spark.range(len(ranges), numSlices=len(ranges)).mapPartitionsWithIndex(task).collect()
+            answers = spark.range(len(ranges), numSlices=len(ranges)).mapPartitionsWithIndex(task).collect()
         except Exception as error:
             if not _of_a_worker(error):
                 raise
             said, *_ = str(error).split("\n\tat ", 1)  # what follows is Java's stack
             raise WorkerDied(said.strip().splitlines()[-1]) from error
-        self._metrics.ranges(results, time.time())
-        self._learn(results, pinned, publish)
-        failures = [result.error() for result in results if result.code]
+        done = [answer for answer in answers if isinstance(answer, Taken)]
+        self._metrics.ranges(done, time.time())
+        self._learn(done, pinned, publish)
+        failures = [answer for answer in answers if isinstance(answer, VigilError)]
         if failures:
             raise next((error for error in failures if not isinstance(error, DependencyDown)), failures[0])
-        return results
+        return done
 
     def _begin(self, number: int) -> str:
         """Wait while the stream is paused; answers how the switch of scoring stands."""
@@ -375,12 +368,12 @@ class Job:
         with ModelClient(self._settings.serving_url, self._settings.model_timeout_s) as client:
             probe(client)
 
-    def _learn(self, results: list[TaskResult], pinned: Pins, publish: bool) -> None:
+    def _learn(self, results: list[Taken], pinned: Pins, publish: bool) -> None:
         """What the ranges tell about the model service and about publishing."""
-        silent = sum((result.unscored or {}).get(UNSCORED_REASONS[MODEL_DOWN], 0) for result in results)
+        silent = sum(result.unscored.get(UNSCORED_REASONS[MODEL_DOWN], 0) for result in results)
         if pinned.champion is not None and silent:
             self.model_service.trip(f"{silent} payments got no score")
-        elif pinned.champion is not None and any((result.outcomes or {}).get("scored") for result in results):
+        elif pinned.champion is not None and any(result.outcomes.get("scored") for result in results):
             self.model_service.proved()
         if any(not result.published for result in results):
             if publish:
@@ -418,61 +411,3 @@ def _of_a_worker(error: Exception) -> bool:
     """Whether Spark tells of a Python worker or an executor that died or raised, not of itself."""
     signs = ("Python worker exited", "Python worker failed", "Traceback (most", "ExecutorLostFailure")
     return any(sign in str(error) for sign in signs)
-
-
-def session(settings: Settings, jars: list[Path], master: str) -> "SparkSession":
-    """A Spark session for the stream: no speculation, nothing beyond `bind`.
-
-    Executors of a cluster get our code as an archive. Their Python is PYSPARK_PYTHON, with what requirements.lock
-    names; by default they have it where the driver has it. Settings reach them inside the tasks, never as arguments.
-    """
-    # It would log a stack trace of what a batch raises; whoever ends the stream tells it, once and clearly.
-    logging.getLogger("py4j.clientserver").setLevel(logging.CRITICAL)
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # the only way Spark takes it outside spark-submit
-    options = {
-        "spark.driver.memory": "512m",  # it plans: no record passes through it
-        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
-        "spark.ui.port": settings.spark_ui_port,
-        "spark.ui.retainedJobs": 100,
-        "spark.ui.retainedStages": 100,
-        "spark.sql.ui.retainedExecutions": 50,
-        # Asked for new offsets a hundred times a second by default: a tenth of a core, for Kafka as well.
-        "spark.sql.streaming.pollingDelay": "40ms",
-        "spark.python.worker.reuse": "true",
-        "spark.python.daemon.module": "streaming.daemon",
-        "spark.python.unix.domain.socket.enabled": "true",
-        "spark.speculation": "false",
-        "spark.task.maxFailures": 1,
-    }
-    folder = settings.home / "spark"
-    if not master.startswith("local"):
-        options["spark.archives"] = f"{archive(folder)}#{FOLDER}"
-        options["spark.executorEnv.PYTHONPATH"] = FOLDER
-    return spark_session(settings, jars, master, "stream", folder, options)
-
-
-def start(spark: "SparkSession", job: Job, settings: Settings, *, until_caught_up: bool) -> "StreamingQuery":
-    """Begin reading. With `until_caught_up` the query ends at the offsets the topic has now."""
-    checkpoint = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=_scratch(settings)))
-    source = (
-        spark.readStream.format("kafka")
-        .option("kafka.bootstrap.servers", settings.kafka_bootstrap)
-        .option("kafka.isolation.level", "read_committed")
-        .option("subscribe", settings.topic)
-        .option("startingOffsets", job.starting_offsets())
-        .option("maxOffsetsPerTrigger", job.pace.cap)
-        .option("failOnDataLoss", "true")
-        .load()
-    )
-    writer = source.writeStream.foreachBatch(partial(job.take, checkpoint))
-    writer = writer.option("checkpointLocation", checkpoint.as_uri())  # a bare path might be meant for HDFS
-    return (writer.trigger(availableNow=True) if until_caught_up else writer).start()
-
-
-def _scratch(settings: Settings) -> Path:
-    """A fresh folder for the disposable checkpoint; those of earlier runs are removed."""
-    folder = settings.home / "spark"
-    for old in folder.glob("checkpoint-*"):
-        shutil.rmtree(old, ignore_errors=True)
-    (folder / "local").mkdir(parents=True, exist_ok=True)
-    return folder

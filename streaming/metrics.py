@@ -14,10 +14,10 @@ from feature_repo.settings import Settings
 from feature_repo.switches import INTAKE, PAUSED, RULES_ONLY, SCORING
 from streaming.decisions import OUTCOMES, UNSCORED_REASONS
 from streaming.ledger import Ledger
+from streaming.partition import Taken
 from streaming.records import REKEYED
 from streaming.reporter import Reporter
 from streaming.states import StateStore
-from streaming.task import TaskResult
 from streaming.watch import waiting, watched
 
 if TYPE_CHECKING:
@@ -68,22 +68,22 @@ class StreamMetrics:
         for reason in UNSCORED_REASONS:
             self._unscored.labels(reason)
 
-    def ranges(self, results: Iterable[TaskResult], now: float) -> None:
+    def ranges(self, done: Iterable[Taken], now: float) -> None:
         """What an attempt at a batch got done; ranges that failed count when they are taken again."""
-        done = [result for result in results if not result.code]
+        done = list(done)
         for result in done:
-            for name, count in (result.outcomes or {}).items():
+            for name, count in result.outcomes.items():
                 if name in OUTCOMES:
                     self._outcomes.labels(name).inc(count)
                 elif name == REKEYED:
                     self._rekeyed.inc(count)
                 else:
                     self._dead_letters.labels(name).inc(count)
-            for reason, count in (result.unscored or {}).items():
+            for reason, count in result.unscored.items():
                 self._unscored.labels(reason).inc(count)
             self._late.inc(result.late)
             self._flagged.inc(result.flagged)
-            for step, seconds in (result.seconds or {}).items():
+            for step, seconds in result.seconds.items():
                 self._steps.labels(step).observe(seconds)
         fresh = [result for result in done if result.outcomes]
         ages = [max(0.0, now - result.oldest / 1e6) for result in fresh]

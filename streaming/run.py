@@ -12,9 +12,10 @@ from py4j.protocol import Py4JError
 from feature_repo.errors import BadConfiguration, DependencyDown, StreamStopped, VigilError
 from feature_repo.exposition import served
 from feature_repo.settings import Settings
-from streaming.job import Job, session, start
+from streaming.job import Job
 from streaming.lock import only_one
 from streaming.metrics import StreamMetrics, watching
+from streaming.query import session, start
 from streaming.reporter import reported
 from streaming.states import StateStore
 from streaming.warm import warm

@@ -128,7 +128,10 @@ def found(reasons: list[str], features: dict[str, float] | None) -> list[dict[st
     have refused it."""
     if features is None or len(features) < len(NAMES):  # decided before a feature was added
         return None
-    return [one.as_json() for one in evidence(reasons, features)]
+    try:
+        return [one.as_json() for one in evidence(reasons, features)]
+    except OverflowError:  # logarithms of what no payment can be: a row of somebody else's
+        return None
 
 
 def vector(stored: bytes | None) -> dict[str, float] | None:

@@ -43,9 +43,9 @@ def of_tree(name: str, pid: int) -> dict[str, Usage]:
 def _memory(process: psutil.Process) -> int:
     try:
         found = process.memory_full_info()
+        return int(getattr(found, "pss", found.rss))
     except psutil.AccessDenied:  # another user's
-        found = process.memory_info()
-    return int(getattr(found, "pss", found.rss))
+        return int(process.memory_info().rss)
 
 
 def of_services(pids: dict[str, int]) -> dict[str, Usage]:

@@ -39,7 +39,8 @@ import redis
 from prometheus_client import CollectorRegistry
 from feature_repo import settings as configuration
 from infra.local.jars import spark_jars
-from streaming.job import Job, session, start
+from streaming.job import Job
+from streaming.query import session, start
 from streaming.metrics import StreamMetrics
 
 here = configuration.load()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from api.transactions.service import found
 from feature_repo.evidence import Evidence, evidence
 from feature_repo.features import NAMES, REASONS, RING_SIZE, Reason
 from feature_repo.state import DAY, HOUR
@@ -121,3 +122,7 @@ def test_evidence_comes_in_the_order_of_the_reasons() -> None:
     wanted = [Reason.SPARSE_USER, Reason.UNUSUAL_AMOUNT]
     reasons = [item.reason for item in evidence([str(reason) for reason in wanted], row)]
     assert list(dict.fromkeys(reasons)) == wanted
+
+
+def test_features_that_no_payment_can_have_show_nothing() -> None:
+    assert found([Reason.UNUSUAL_AMOUNT.value], dict.fromkeys(NAMES, 1e4)) is None

@@ -1,6 +1,8 @@
 """The driver between batches: when it holds, what it tells the tasks, whom it asks no more. Spark is a fake here."""
 
+import pickle
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +11,16 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from feature_repo.errors import DependencyDown, LedgerMoved, StreamStopped
+from feature_repo.errors import (
+    BadRecord,
+    DependencyDown,
+    LedgerMoved,
+    RecordsGone,
+    SchemaBreak,
+    StateLost,
+    StreamStopped,
+    VigilError,
+)
 from feature_repo.settings import Settings
 from feature_repo.switches import INTAKE, PAUSED, RUNNING, SCORED, SCORING
 from feature_repo.switches import RULES_ONLY as ONLY_RULES
@@ -21,14 +32,14 @@ from streaming.decisions import MODEL_DOWN, RULES_ONLY
 from streaming.job import FIRST_PAUSE_S, LONGEST_PAUSE_S, Interrupted, Job
 from streaming.metrics import StreamMetrics
 from streaming.offsets import OffsetRange
+from streaming.partition import Taken
 from streaming.scoring import Pin, Pins
-from streaming.task import TaskResult
 from tests.unit.test_offsets import plan
 from tests.unit.test_scoring import CHAMPION
 
-DONE = TaskResult(0, outcomes={"scored": 3}, model_version="1")
-SILENT = TaskResult(0, outcomes={"unscored": 3}, unscored={"MODEL_DOWN": 3})
-UNPUBLISHED = TaskResult(0, outcomes={"scored": 3}, published=False)
+DONE = Taken(0, 0, 3, Counter(scored=3), model_version="1")
+SILENT = Taken(0, 0, 3, Counter(unscored=3), unscored={"MODEL_DOWN": 3})
+UNPUBLISHED = Taken(0, 0, 3, Counter(scored=3), published=False)
 POSTGRES = DependencyDown("PostgreSQL", "here", "away")
 KAFKA = DependencyDown("Kafka", "here", "no acknowledgement")
 SERVICE = DependencyDown("model service", "here", "away")
@@ -71,7 +82,7 @@ class Stores:
 class Spark:
     """A context whose tasks come to these, and note what they were told: pins, and whether to publish."""
 
-    results: list[TaskResult]
+    results: list[Taken | VigilError]
     told: list[tuple[Pins, bool]]
 
     @property
@@ -90,7 +101,7 @@ class Spark:
         self.told.append((pinned, publish))
         return self
 
-    def collect(self) -> list[TaskResult]:
+    def collect(self) -> list[Taken | VigilError]:
         return list(self.results)
 
 
@@ -120,12 +131,12 @@ class Site:
         if self.repairs:
             raise self.repairs.pop(0)
 
-    def take(self, *results: TaskResult) -> tuple[Pins, bool]:
+    def take(self, *results: Taken | VigilError) -> tuple[Pins, bool]:
         """What the tasks of a batch were told at last."""
         self.take_of(list(results or [DONE]))
         return self.told[-1]
 
-    def take_of(self, results: list[TaskResult]) -> None:
+    def take_of(self, results: list[Taken | VigilError]) -> None:
         self.job.take(self.checkpoint, Spark(results, self.told), 0)  # type: ignore[arg-type]  # a fake
 
     def codes(self, unpublished: int = 0, age_s: float = 0.0) -> list[str]:
@@ -183,7 +194,7 @@ def test_a_job_that_left_a_query_takes_no_batch_of_it_and_those_of_the_next_one(
 
 def test_rules_only_asks_no_model_and_says_why_there_is_no_score(site: Site) -> None:
     site.stores.standing[SCORING] = ONLY_RULES
-    pinned, _ = site.take(TaskResult(0, outcomes={"unscored": 3}, unscored={"RULES_ONLY": 3}))
+    pinned, _ = site.take(Taken(0, 0, 3, Counter(unscored=3), unscored={"RULES_ONLY": 3}))
     assert (pinned.champion, pinned.silence, site.client.asked) == (None, RULES_ONLY, 0)
     site.stores.standing[SCORING] = SCORED
     pinned, _ = site.take()
@@ -215,17 +226,33 @@ def test_a_batch_waits_for_postgresql_in_growing_pauses_and_is_never_skipped(
 
 
 def test_a_range_that_met_a_store_away_is_taken_again_under_new_pins(site: Site) -> None:
-    results = [TaskResult.failed(0, POSTGRES)]
+    results = [POSTGRES]
     site.asleep = lambda: bool(results.__setitem__(0, DONE))
     site.take_of(results)
     first, second = (pinned.champion for pinned, _ in site.told)
     assert first is not None and second is not None and first.number != second.number
 
 
+@pytest.mark.parametrize(
+    "raised",
+    [
+        POSTGRES,
+        LedgerMoved("transactions", 1),
+        StateLost(1, 40),
+        RecordsGone("transactions", 1, 5, 9),
+        SchemaBreak(0, 3, 9, 5, 20, "NOT_JSON"),
+        BadRecord("TOO_LARGE", "the body is too large", status=413, field="amount"),
+    ],
+)
+def test_an_error_of_a_task_is_the_same_at_the_driver(raised: VigilError) -> None:
+    arrived = pickle.loads(pickle.dumps(raised))
+    assert (type(arrived), str(arrived), vars(arrived)) == (type(raised), str(raised), vars(raised))
+
+
 def test_what_is_fatal_ends_the_job_though_another_range_only_waits(site: Site) -> None:
     with pytest.raises(Exception, match="moved the ledger"):
-        site.take(TaskResult.failed(0, POSTGRES), TaskResult.failed(1, LedgerMoved("transactions", 1)))
-    assert site.job.stopped_by is not None and site.job.stopped_by.code == LedgerMoved.code and site.slept == []
+        site.take(POSTGRES, LedgerMoved("transactions", 1))
+    assert isinstance(site.job.stopped_by, LedgerMoved) and site.slept == []
 
 
 def test_a_dead_model_service_is_asked_once_and_not_again_until_a_probe_comes_through(site: Site) -> None:
@@ -248,7 +275,7 @@ def test_a_service_that_names_its_models_and_gives_no_score_is_left_alone_as_wel
 
 
 def test_payments_without_a_score_for_other_reasons_open_nothing(site: Site) -> None:
-    site.take(TaskResult(0, outcomes={"unscored": 3}, unscored={"CURRENCY_UNSUPPORTED": 3}))
+    site.take(Taken(0, 0, 3, Counter(unscored=3), unscored={"CURRENCY_UNSUPPORTED": 3}))
     assert site.codes() == []
 
 

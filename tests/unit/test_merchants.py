@@ -1,5 +1,6 @@
 """Snapshots of merchants against a naive count, and what late labels may and may not change."""
 
+import pickle
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -14,7 +15,6 @@ from feature_repo.merchants import LOOKBACK, MAX_DELAY, PRIOR_PAYMENTS, WINDOWS,
 from feature_repo.snapshot import COLUMNS, NEUTRAL, Snapshot, no_snapshot
 from feature_repo.state import DAY, HOUR
 from feature_repo.verdicts import NEVER
-from streaming.task import TaskResult
 from tests.unit.streams import KNOWN, MERCHANTS
 from tests.unit.streams import snapshot_of as snapshot_saying
 
@@ -203,7 +203,7 @@ def test_the_id_tells_content_and_day_apart() -> None:
 
 def test_a_batch_waits_for_a_snapshot_that_cannot_be_read() -> None:
     """The driver holds a batch for a DependencyDown and for nothing else."""
-    failed = TaskResult.failed(0, SnapshotUnreadable("127.0.0.1:6379", "ms_1", "there is nothing under its key"))
-    error = failed.error()
+    raised = SnapshotUnreadable("127.0.0.1:6379", "ms_1", "there is nothing under its key")
+    error = pickle.loads(pickle.dumps(raised))  # as it comes from the task
     assert isinstance(error, DependencyDown)
     assert "ms_1 cannot be read: there is nothing under its key" in str(error)

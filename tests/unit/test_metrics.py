@@ -1,6 +1,7 @@
 """What is counted, and how a process without a web server shows it."""
 
 import urllib.request
+from collections import Counter
 from datetime import date, timedelta
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from feature_repo.errors import BadConfiguration, DependencyDown
+from feature_repo.errors import BadConfiguration
 from feature_repo.exposition import served
 from infra.local.ports import HOST, free_port
 from pipelines.drift.judge import ALERT_RATE, SCORE, Alarm, Day, Drift, Reading
@@ -16,7 +17,7 @@ from pipelines.metrics import DONE, FAILED, LifecycleMetrics
 from pipelines.parity.recompute import Logged, Mismatch
 from pipelines.parity.run import NOT_RETAINED, Parity
 from streaming.metrics import StreamMetrics
-from streaming.task import TaskResult
+from streaming.partition import Taken
 from streaming.watch import Span
 from tests.unit.test_road import NOW_US, World, payment
 
@@ -39,9 +40,7 @@ def test_a_range_is_counted_by_what_became_of_its_records(registry: CollectorReg
         payment(3, currency="EUR"),
         payment(40, amount=20_000.0),
     ]
-    taken = TaskResult.done(World().take(values))
-    down = TaskResult.failed(1, DependencyDown("PostgreSQL", "somewhere", "away"))
-    metrics.ranges([taken, down], NOW_US / 1e6 + 3)
+    metrics.ranges([World().take(values)], NOW_US / 1e6 + 3)
     value = registry.get_sample_value
     assert value("vigil_stream_outcomes_total", {"outcome": "scored"}) == 3
     assert value("vigil_stream_outcomes_total", {"outcome": "unscored"}) == 1
@@ -56,7 +55,7 @@ def test_a_range_is_counted_by_what_became_of_its_records(registry: CollectorReg
     assert value("vigil_stream_step_seconds_count", {"step": "commit"}) == 1
     again = World()
     again.take(values)
-    metrics.ranges([TaskResult.done(again.take(values))], NOW_US / 1e6 + 60)
+    metrics.ranges([again.take(values)], NOW_US / 1e6 + 60)
     assert value("vigil_stream_outcomes_total", {"outcome": "scored"}) == 3, "taken again, decided once"
     assert value("vigil_stream_decision_age_seconds") == pytest.approx(3)
 
@@ -64,7 +63,7 @@ def test_a_range_is_counted_by_what_became_of_its_records(registry: CollectorReg
 def test_only_the_version_that_scored_last_is_shown(registry: CollectorRegistry) -> None:
     metrics = StreamMetrics(registry)
     for version in ("7", "8"):
-        metrics.ranges([TaskResult(0, outcomes={"scored": 1}, model_version=version)], 0.0)
+        metrics.ranges([Taken(0, 0, 1, Counter(scored=1), model_version=version)], 0.0)
     assert registry.get_sample_value("vigil_stream_model_info", {"model_version": "8"}) == 1
     assert registry.get_sample_value("vigil_stream_model_info", {"model_version": "7"}) is None
 
