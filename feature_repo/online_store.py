@@ -217,8 +217,9 @@ def _config(config: RepoConfig) -> VigilOnlineStoreConfig:
 
 def _values(states: States, requested: list[str] | None) -> list[Row]:
     """Feast's rows of checked records: the record and its aggregates, as far as they are asked for."""
-    columns = decode(states)
-    wanted = set(requested) if requested else {STATE_FIELD, *columns}
+    wanted = set(requested) if requested else {STATE_FIELD, *(aggregate.name for aggregate in AGGREGATES)}
+    columns = {} if wanted == {STATE_FIELD} else decode(states)
+    seen = states["newest"].tolist()
     raw = states.tobytes()
     rows: list[Row] = []
     for row in range(len(states)):
@@ -228,7 +229,7 @@ def _values(states: States, requested: list[str] | None) -> list[Row]:
         for aggregate in AGGREGATES:
             if aggregate.name in wanted:
                 values[aggregate.name] = _value(aggregate.kind, columns[aggregate.name][row])
-        rows.append((EPOCH + timedelta(microseconds=int(columns["last_seen"][row])), values))
+        rows.append((EPOCH + timedelta(microseconds=seen[row]), values))
     return rows
 
 

@@ -24,6 +24,8 @@ from serving.worker import Worker
 
 log = logging.getLogger("vigil.serving")
 
+DETECTIONS = 2  # at once: more threads than that only take the interpreter from each other
+
 
 def create_app(worker: Worker) -> Starlette:
     """The application BentoML mounts; `worker` is started before the first request."""
@@ -46,6 +48,7 @@ def create_app(worker: Worker) -> Starlette:
 class Endpoints:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._detecting = anyio.CapacityLimiter(DETECTIONS)
 
     async def score(self, request: Request) -> Response:
         """float32 little-endian rows in, wire.SCORED records out, in the order of the rows."""
@@ -65,7 +68,7 @@ class Endpoints:
         started = time.perf_counter()
         record = _flag(request, "record")
         payload = await _read(request, MAX_PAYLOAD_BYTES + 1)  # one byte more is enough for TOO_LARGE
-        answer = await anyio.to_thread.run_sync(self._worker.detector.detect, payload, record)
+        answer = await anyio.to_thread.run_sync(self._worker.detector.detect, payload, record, limiter=self._detecting)
         self._worker.metrics.detect_seconds.observe(time.perf_counter() - started)
         return _json(answer)
 

@@ -4,19 +4,20 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 
 from feature_repo import layouts, state
-from feature_repo.errors import StoreUnavailable
+from feature_repo.errors import StoreUnavailable, VigilError
 from feature_repo.settings import Settings
 from feature_repo.state import States
 
 log = logging.getLogger("vigil.serving.states")
 
 VIEW = "user_activity"
+NOBODY = "nobody"
 OPEN_WAIT_S = 1.0  # what a caller waits for Feast to be imported before it hears 503
 
 
@@ -67,6 +68,8 @@ class FeastStates:
 
             self._field = STATE_FIELD
             self._store = definitions.store(self._settings)
+            with suppress(VigilError):  # what is wrong is told to whoever asks
+                self._ask(NOBODY)  # the first question takes Feast seconds where others wait beside it
         self._opened.set()
         log.info("Feast is open")
 

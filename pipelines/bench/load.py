@@ -100,6 +100,8 @@ async def _with(url: str, connections: int, worker: Callable[["_Connection"], ob
         async with asyncio.TaskGroup() as group:
             for connection in opened:
                 group.create_task(worker(connection))  # type: ignore[arg-type]  # a coroutine function
+    except* DependencyDown as refusals:
+        raise refusals.exceptions[0] from None
     finally:
         for connection in opened:
             connection.writer.close()
