@@ -72,7 +72,7 @@ class Detector:
         self._clock = clock
         self._options = ParseOptions.of(settings)
 
-    def detect(self, payload: bytes, record: bool) -> dict[str, Any]:
+    def detect(self, payload: bytes) -> dict[str, Any]:
         """The decision on one payment as the answer of `POST /detect`.
 
         Raises BadRecord, IdConflict, ModelLoading, StoreUnavailable, DependencyDown, StateCorrupt.
@@ -91,7 +91,7 @@ class Detector:
             verdict = scored(model, vectors[0], self._settings.reject_threshold)
         else:
             verdict = unscored(CURRENCY_UNSUPPORTED)  # amounts of several currencies are never compared
-        answer = {
+        return {
             **identity(payment, currency),
             **verdict,
             "ruleset_version": RULESET,
@@ -100,9 +100,10 @@ class Detector:
             "late": bool(flags[0] & kernel.LATE),
             "processed_at": rfc3339(now),
         }
-        if record:
-            answer["recorded_as"] = self._recorder.record(self._settings.topic, [(user_id, payload)])[0]
-        return answer
+
+    def record(self, user_id: str, payload: bytes) -> str:
+        """Produce a payment that was detected; answers where it lies. Waits for Kafka. Raises DependencyDown."""
+        return self._recorder.record(self._settings.topic, [(user_id, payload)])[0]
 
     def warm(self) -> None:
         """Load or compile what `detect` runs: a new worker's first payment must not wait for it."""

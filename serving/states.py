@@ -68,9 +68,11 @@ class FeastStates:
 
             self._field = STATE_FIELD
             self._store = definitions.store(self._settings)
-            with suppress(VigilError):  # what is wrong is told to whoever asks
-                self._ask(NOBODY)  # the first question takes Feast seconds where others wait beside it
-        self._opened.set()
+            try:
+                with suppress(VigilError):  # what is wrong is told to whoever asks
+                    self._ask(NOBODY)  # the first question takes Feast seconds where others wait beside it
+            finally:
+                self._opened.set()
         log.info("Feast is open")
 
     def _down(self, cause: str) -> StoreUnavailable:

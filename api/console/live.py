@@ -95,7 +95,9 @@ def freshness(stats: Mapping[str, Any], who: Reader) -> frame.Part:
     age = (now - at).total_seconds()
     if fresh(stats):
         return html.P(
-            f"Newest decision {words.ago(age)} ago; all of the last minute, by the commit.", className="fresh"
+            f"Newest decision {words.ago(age)} ago; throughput is the last minute's, ages and shares are of the newest "
+            f"{stats['measured']:,} decisions, by the commit.",
+            className="fresh",
         )
     since = words.local(at, who.zone)
     return html.P(f"No data since {since} ({words.ago(age)}): no payment was decided.", className="fresh stale")
@@ -165,7 +167,7 @@ def charts(stats: Mapping[str, Any], who: Reader) -> frame.Part:
                 "By model version",
                 frame.table(head, versions, "Decisions by model version", numbers=(1, 2, 3))
                 if versions
-                else frame.empty("No payment was scored in the last minute."),
+                else frame.empty("No payment was scored lately."),
             ),
         ],
         className="cards three",

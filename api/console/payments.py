@@ -12,6 +12,7 @@ from api.console.client import Client, Reader, Refused, moment, reader
 from api.console.door import PATH
 
 BLOCK = 100  # rows asked for at a time
+FAR = 50 * BLOCK  # rows that a single request is followed down without a cursor
 ROW_PX = 56
 
 CHOICES: dict[str, dict[str, str]] = {
@@ -109,6 +110,8 @@ async def block(
     if path == "/search":
         parameters["facets"] = "true"
     at = start if start == 0 or str(start) in cursors else 0
+    if start - at > FAR:
+        raise Refused({"code": "TOO_FAR", "detail": "rows so far down are reached by a narrower view"})
     while True:
         items: list[Any] = []
         highlights: list[Any] = []

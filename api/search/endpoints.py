@@ -24,8 +24,7 @@ def router(service: SearchService) -> Router:
     async def search(query: Annotated[SearchQuery, Query()], response: Response) -> SearchPage:
         """Decisions whose merchant, location or payment method match, newest first, with the list's filters.
 
-        A payment is found some seconds after it was decided. A page may hold fewer than `limit`, and only
-        `next_cursor` says whether more follow. Repeated payments are left out unless
+        A payment is found some seconds after it was decided. Repeated payments are left out unless
         `outcome=duplicate` asks for them. While Elasticsearch is away, PostgreSQL is asked: `source` and the header
         `X-Vigil-Search` say so.
         """

@@ -106,23 +106,14 @@ def matching(term: Term, similar: bool) -> dict[str, Any]:
     return choices[0] if len(choices) == 1 else {"bool": {"should": choices, "minimum_should_match": 1}}
 
 
-def texts(filters: Filters) -> dict[str, str]:
-    """What the text fields are to be, word for word."""
-    return {name: wanted for name in FIELDS if (wanted := getattr(filters, name)) is not None}
-
-
 def conditions(filters: Filters) -> dict[str, Any]:
-    """The filters as clauses that do not score. Of `texts` the index knows only the words and their order."""
+    """The filters as clauses that do not score."""
     exact = {
         name: getattr(filters, name)
         for name in ("user_id", "is_anomaly", "model_version", "decision", "outcome")
         if getattr(filters, name) is not None
     }
     clauses: list[dict[str, Any]] = [{"term": {name: value}} for name, value in exact.items()]
-    for name, text in texts(filters).items():
-        words = {"query": text, "zero_terms_query": "all"}  # of a text without a word nothing is known
-        in_order = name in POSITIONS
-        clauses.append({"match_phrase": {name: words}} if in_order else {"match": {name: {**words, "operator": "and"}}})
     if filters.reason is not None:
         clauses.append({"term": {"anomaly_reasons": filters.reason.value}})
     time = {"gte": filters.since, "lt": filters.until}

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from api.filters import Filters, Paged
+from api.filters import Filters, Paged, Text
 from api.transactions.schemas import Page, UtcTime
 
 
@@ -13,6 +13,9 @@ class SearchFilters(Filters):
         description='words, "phrases", prefix*, field:term (merchant, location, payment_method), OR',
         examples=['"New York"', "location:boston coffee OR tea", "star*"],
     )
+    merchant: Text | None = Field(None, description='with this in the name, as `merchant:"..."` in q')
+    location: Text | None = Field(None, description='with this in the place, as `location:"..."` in q')
+    payment_method: Text | None = Field(None, description='with this way to pay, as `payment_method:"..."` in q')
 
 
 class SearchQuery(SearchFilters, Paged):

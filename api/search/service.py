@@ -11,9 +11,9 @@ import anyio.to_thread
 
 from api.cursor import Cursors
 from api.filters import MAX_LIMIT
-from api.search.repository import Found, SearchRepository, texts
+from api.search.repository import Found, SearchRepository
 from api.search.schemas import SearchFilters, SearchPage, SearchQuery
-from api.search.syntax import Term, parse
+from api.search.syntax import FIELDS, Term, parse, phrase
 from api.transactions import sheet
 from api.transactions.repository import Matching, Position, TransactionRepository
 from api.transactions.schemas import Decision, ListFilters
@@ -45,7 +45,7 @@ class SearchService:
 
     async def page(self, query: SearchQuery) -> SearchPage:
         """Raises QuerySyntax, CursorInvalid, StoreUnavailable (of PostgreSQL)."""
-        wanted = parse(query.q)
+        wanted = asked_for(query)
         matched, after = None, None
         if query.cursor is not None:
             matched, *after = self._cursors.read(query.cursor, query.identity(PATH))
@@ -85,10 +85,8 @@ class SearchService:
         return self._of_documents(found, query, SIMILAR if matched == SIMILAR else EXACT)
 
     def _of_documents(self, found: Found, query: SearchQuery, matched: str) -> SearchPage:
-        read, more = found.hits[: query.limit], len(found.hits) > query.limit
-        cursor = self._cursors.make([matched, *read[-1]["sort"]], query.identity(PATH)) if more else None
-        same = texts(query).items()
-        shown = [hit for hit in read if all(hit["_source"][name] == text for name, text in same)]
+        shown, more = found.hits[: query.limit], len(found.hits) > query.limit
+        cursor = self._cursors.make([matched, *shown[-1]["sort"]], query.identity(PATH)) if more else None
         return SearchPage.model_validate(
             {
                 "items": [Decision(**presented(hit["_source"])) for hit in shown],
@@ -107,7 +105,9 @@ class SearchService:
         """The same question to the table. Where a page of the index came before, payments of its last millisecond may
         be shown again: the index keeps times to the millisecond."""
         since = query.since or self._now() - LOOKED_BACK
-        asked = query.model_dump(mode="json", exclude={"q", "facets", "from_", "start_time"}, exclude_none=True)
+        asked = query.model_dump(
+            mode="json", exclude={"q", "facets", "from_", "start_time", *FIELDS}, exclude_none=True
+        )
         filters = ListFilters.model_validate({**asked, "from": rfc3339(since)})
         place = None
         if after is not None:
@@ -128,6 +128,12 @@ class SearchService:
                 "searched_since": since,
             }
         )
+
+
+def asked_for(asked: SearchFilters) -> list[list[Term]]:
+    """Alternatives of terms: the text's, narrowed by what its fields are to hold. Raises QuerySyntax."""
+    held = [phrase(text, (name,)) for name in FIELDS if (text := getattr(asked, name)) is not None]
+    return [[*terms, *held] for terms in parse(asked.q)]
 
 
 def words(alternatives: list[list[Term]]) -> list[list[Matching]]:

@@ -58,14 +58,19 @@ def parse(text: str) -> list[list[Term]]:
     return alternatives
 
 
-def _term(field: str | None, word: str | None, phrase: str | None) -> Term:
+def phrase(text: str, fields: tuple[str, ...]) -> Term:
+    """Words one behind the other. Raises QuerySyntax where there is none."""
+    if not _searchable(text):
+        raise QuerySyntax("a phrase without a letter or digit")
+    return Term(text, "phrase", fields)
+
+
+def _term(field: str | None, word: str | None, quoted: str | None) -> Term:
     if field is not None and field not in FIELDS:
         raise QuerySyntax(f"the fields are {', '.join(FIELDS)}")
     fields = FIELDS if field is None else (field,)
-    if phrase is not None:
-        if not _searchable(phrase):
-            raise QuerySyntax("a phrase without a letter or digit")
-        return Term(phrase, "phrase", fields)
+    if quoted is not None:
+        return phrase(quoted, fields)
     assert word is not None
     if word in UNSUPPORTED:
         raise QuerySyntax("AND, NOT and ranges are not part of the syntax; words next to each other are all needed")

@@ -24,7 +24,7 @@ def router(service: StatsService) -> Router:
     @routes.get("/stats/live", summary="What the stream does now", responses=problems(422, 503))
     @needs(Scope.READ)
     def get_live() -> LiveStats:
-        """Throughput, what waits, how old payments are when they are decided, and what was decided in the last minute;
+        """Throughput, what waits, how old payments are when they are decided, and what was decided lately;
         looked at every two seconds at most."""
         return service.live()
 

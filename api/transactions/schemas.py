@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_valida
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from api.filters import Filters, Paged
+from api.filters import Filters, Paged, Text
 from feature_repo.transaction import rfc3339
 
 EXAMPLE: JsonDict = {
@@ -136,8 +136,11 @@ LONGEST_SORTED = timedelta(days=31)
 
 
 class ExportFilters(Filters):
-    """What the list takes beside what search takes: an order."""
+    """What the list takes beside what search takes."""
 
+    merchant: Text | None = Field(None, description="exactly this merchant")
+    location: Text | None = Field(None, description="exactly this place")
+    payment_method: Text | None = Field(None, description="exactly this way to pay")
     sort: Literal["-event_time", "event_time", "-amount", "amount", "-anomaly_score", "anomaly_score"] = Field(
         "-event_time",
         description="`-` is highest first; by amount or score for a `user_id`, or from..to of 31 days at most",

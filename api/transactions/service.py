@@ -130,7 +130,7 @@ def found(reasons: list[str], features: dict[str, float] | None) -> list[dict[st
         return None
     try:
         return [one.as_json() for one in evidence(reasons, features)]
-    except OverflowError:  # logarithms of what no payment can be: a row of somebody else's
+    except (ArithmeticError, ValueError):  # logarithms of what no payment can be: a row of somebody else's
         return None
 
 

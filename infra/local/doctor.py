@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from feature_repo.settings import Settings
-from infra.local import account, ivy, jars, java, ports, process
+from infra.local import account, ivy, jars, java, ports, postgres, process
 from infra.local.files import Files
 from infra.local.jars import Artifact
 from infra.local.java import NoJdk
@@ -21,7 +21,7 @@ from infra.local.stack import Stack
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
-STACK_BYTES = 6 * GIB  # heaps, shared buffers, Python processes and a million users in Redis
+STACK_BYTES = 6 * GIB  # heaps, the least shared buffers, Python processes and a million users in Redis
 DATA_BYTES = 6 * GIB  # max_wal_size is 4 GiB; payments, decisions and documents come on top
 CACHE_BYTES = 330 << 20  # fetched servers: 200 MB, and a zip of 127 MB while it is unpacked
 LEAST_FILES = 4096  # open files per process: Kafka and Elasticsearch keep one per segment
@@ -118,10 +118,11 @@ def _cores() -> Finding:
 
 def _memory(already_running: bool) -> Finding:
     free, total = process.memory()
-    found = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}, the whole stack takes {STACK_BYTES / GIB:.0f}"
+    needed = STACK_BYTES + postgres.buffers(total) - postgres.LEAST_BUFFERS
+    found = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}, the whole stack takes {needed / GIB:.0f}"
     if total < STACK_BYTES:
         return Finding("memory", "bad", found, "a larger machine, or a part of the stack: vigil up --only NAME,...")
-    if free < STACK_BYTES and not already_running:
+    if free < needed and not already_running:
         return Finding("memory", "note", found, "close something large, or start a part: vigil up --only NAME,...")
     return Finding("memory", "ok", found)
 

@@ -65,12 +65,26 @@ def cores() -> int:
 def memory() -> tuple[int, int]:
     """Bytes free and in all, within a container's limit where there is one."""
     machine = psutil.virtual_memory()
+    free, total = machine.available, machine.total
+    for group in _control_groups():
+        try:
+            limit = int((group / "memory.max").read_text())
+            used = int((group / "memory.current").read_text())
+        except (OSError, ValueError):  # no such file, or the word "max"
+            continue
+        free, total = min(free, max(limit - used, 0)), min(total, limit)
+    return free, total
+
+
+def _control_groups() -> list[Path]:
+    """Ours and those above it (cgroup v2); a container sees its own as the uppermost."""
     try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):  # no such file, or the word "max"
-        return machine.available, machine.total
-    return min(machine.available, max(limit - used, 0)), min(machine.total, limit)
+        own = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip()
+    except OSError:
+        own = "/"
+    root = Path("/sys/fs/cgroup")
+    group = root / own.lstrip("/")
+    return [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
 
 
 def spawn(

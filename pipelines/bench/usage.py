@@ -46,6 +46,8 @@ def _memory(process: psutil.Process) -> int:
         return int(getattr(found, "pss", found.rss))
     except psutil.AccessDenied:  # another user's
         return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:  # its CPU time counts all the same
+        return 0
 
 
 def of_services(pids: dict[str, int]) -> dict[str, Usage]:

@@ -105,7 +105,9 @@ def detect(states: MemoryStates, merchants: Merchants, topic: Topic, registry: R
     detector = Detector(settings_for(tmp_path), registry, states, merchants, topic, clock=lambda: NOW)
 
     def call(record: bool = False, **changes: Any) -> dict[str, Any]:
-        return detector.detect(json.dumps({**PAYMENT, **changes}).encode(), record)
+        payload = json.dumps({**PAYMENT, **changes}).encode()
+        answer = detector.detect(payload)
+        return {**answer, "recorded_as": detector.record(answer["user_id"], payload)} if record else answer
 
     return call
 
@@ -261,7 +263,7 @@ def test_without_a_model_there_is_no_decision(states: MemoryStates, topic: Topic
     empty = Registry(FolderSource(tmp_path), tmp_path / "other")
     detector = Detector(settings_for(tmp_path), empty, states, Merchants(), topic, clock=lambda: NOW)
     with pytest.raises(ModelLoading):
-        detector.detect(json.dumps(PAYMENT).encode(), False)
+        detector.detect(json.dumps(PAYMENT).encode())
 
 
 def test_a_bad_payment_is_refused_before_anything_is_read(detect: Detect, states: MemoryStates) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import pickle
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from feature_repo.features import CATALOGUE, NAMES
 from feature_repo.problem import MEDIA_TYPE
 from serving.client import BINARY, ModelClient
+from serving.endpoints import DETECTIONS
 from serving.gate import RULES
 from serving.source import CHALLENGER
 from serving.wire import SCORED
@@ -173,6 +176,28 @@ def test_a_usable_request_id_is_kept_and_another_is_replaced(url: str) -> None:
     assert get(f"{url}/live", headers={"X-Request-ID": "abc-1"}).headers["X-Request-ID"] == "abc-1"
     given = "x" * 65
     assert get(f"{url}/live", headers={"X-Request-ID": given}).headers["X-Request-ID"] != given
+
+
+def test_who_waits_for_a_payment_to_be_recorded_keeps_nobody_else_waiting(
+    url: str, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acknowledged, waiting = threading.Event(), threading.Semaphore(0)
+
+    def record(user_id: str, payload: bytes) -> str:
+        waiting.release()
+        acknowledged.wait(60)
+        return "transactions-0-1"
+
+    monkeypatch.setattr(worker.detector, "detect", lambda payload: {"user_id": "u"})
+    monkeypatch.setattr(worker.detector, "record", record)
+    with ThreadPoolExecutor() as pool:
+        recorded = [pool.submit(post, f"{url}/detect?record=true", json={}) for _ in range(DETECTIONS + 1)]
+        try:
+            assert all(waiting.acquire(timeout=60) for _ in recorded)
+            assert post(f"{url}/detect", json={}).json() == {"user_id": "u"}
+        finally:
+            acknowledged.set()
+        assert [answer.result().json()["recorded_as"] for answer in recorded] == ["transactions-0-1"] * len(recorded)
 
 
 def test_record_is_true_or_false(url: str) -> None:
