@@ -8,7 +8,7 @@ import pytest
 
 from feature_repo import settings as configuration
 from feature_repo.errors import AlreadyRunning
-from infra.local import doctor, files, ivy, jars, java, logs, ports, services
+from infra.local import doctor, files, ivy, jars, java, logs, ports, postgres, services
 from infra.local.java import Jdk, NoJdk
 from infra.local.stack import usual
 
@@ -200,3 +200,8 @@ def test_a_service_is_asked_where_it_listens(tmp_path: Path, bind: str, host: st
     settings = configuration.load(home=tmp_path, bind=bind, internal_bind=bind)
     assert ports.reached_at(settings, "api") == ports.reached_at(settings, "serving") == host
     assert ports.reached_at(settings, "postgres") == "127.0.0.1"
+
+
+@pytest.mark.parametrize(("gib", "mib"), [(1, 256), (6, 256), (12, 1024), (24, 2560), (256, 4096)])
+def test_postgres_gets_buffers_by_the_memory_there_is(gib: int, mib: int) -> None:
+    assert postgres.buffers(gib << 30) == mib << 20
