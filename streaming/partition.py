@@ -171,7 +171,7 @@ class Road:
         self._refuse_schema_break(records, placed, committed, accepted)
         placed = placed.after(self._to_fold(records.partition, records.offsets[placed.rows], folded_until, committed))
         events = events_of(placed.payments, lookup_in(merchants))
-        folded = self._fold(records, placed, events, watch)
+        folded = self._fold(records, attempt, placed, events, watch)
         fresh = records.offsets[placed.rows] >= committed
         if (folded.flags[fresh] & kernel.FOLDED).any():
             self._states.confirm(records.partition, attempt)  # a rival that took over meanwhile has folded them
@@ -260,13 +260,13 @@ class Road:
 
     # ---- 3 load, 4 fold
 
-    def _fold(self, records: Records, placed: Placed, events: Events, watch: Stopwatch) -> Folded:
+    def _fold(self, records: Records, attempt: str, placed: Placed, events: Events, watch: Stopwatch) -> Folded:
         """States and features. Amounts of several currencies are never summed: foreign payments stay out."""
         ours = self._ours(placed.payments)
         mine, events = placed.after(ours), events if ours.all() else events.take(ours)
         hashes, first, slots = np.unique(events.user, return_index=True, return_inverse=True)
         users = mine.payments.column("user_id").take(pa.array(first)).to_pylist()
-        states = self._states.load(records.partition, users, hashes)
+        states = self._states.load(records.partition, attempt, users, hashes)
         watch.lap("load")
         features = np.full((len(ours), WIDTH), np.nan, np.float32)
         flags = np.zeros(len(ours), np.uint8)

@@ -70,15 +70,26 @@ class StateStore:
             raise self._down(error) from error
         return None if folded is None else int(cast(bytes, folded))
 
-    def load(self, partition: int, users: list[str], hashes: npt.NDArray[np.uint64]) -> States:
-        """One checked record per user, fresh ones for users never seen. Raises StateCorrupt."""
+    def load(self, partition: int, attempt: str, users: list[str], hashes: npt.NDArray[np.uint64]) -> States:
+        """One checked record per user, fresh ones for users never seen. Raises StateCorrupt.
+
+        Each command reads the fence along with the records: a Redis that was emptied since the claim has no user it
+        knows, and nobody is scored from that. Raises Fenced where it is another's, as after an older snapshot.
+        """
         found: list[bytes | None] = []
-        keys = state_keys(users, partition)
-        try:
-            for start in range(0, len(keys), KEYS_PER_COMMAND):
-                found += cast(list[bytes | None], self._redis.mget(keys[start : start + KEYS_PER_COMMAND]))
-        except redis.RedisError as error:
-            raise self._down(error) from error
+        keys, fence = state_keys(users, partition), fence_key(partition)
+        for start in range(0, len(keys), KEYS_PER_COMMAND):
+            try:
+                *records, holder = cast(
+                    list[bytes | None], self._redis.mget([*keys[start : start + KEYS_PER_COMMAND], fence])
+                )
+            except redis.RedisError as error:
+                raise self._down(error) from error
+            if holder is None:
+                raise self._down("it lost what it held since the partition was claimed")
+            if holder != attempt.encode():
+                raise Fenced(partition)
+            found += records
         return assemble(found, hashes)
 
     def save(self, partition: int, attempt: str, users: list[str], states: States, folded_until: int) -> None:
@@ -244,7 +255,7 @@ class StateStore:
         except redis.RedisError as error:
             raise self._down(error) from error
 
-    def _down(self, error: Exception) -> DependencyDown:
+    def _down(self, error: Exception | str) -> DependencyDown:
         return DependencyDown("Redis", self._url.split("@")[-1].removeprefix("redis://"), str(error))
 
 

@@ -104,7 +104,7 @@ def _measure(store: StateStore, redis_pid: int, payments: int, users: int) -> tu
         before = _cpu_s(redis_pid)
         hashes, first, slots = np.unique(part.user, return_index=True, return_inverse=True)
         names = ids.take(pa.array(first)).to_pylist()
-        states = store.load(PARTITION, names, hashes)
+        states = store.load(PARTITION, ATTEMPT, names, hashes)
         begun = time.process_time()
         kernel.fold(states, slots.astype(np.int64), part, -1, np.full(len(slots), -1))
         fold = time.process_time() - begun

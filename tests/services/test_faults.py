@@ -12,7 +12,7 @@ import psycopg2.extensions
 import pytest
 import redis
 
-from feature_repo.errors import DependencyDown, Fenced, StateBehind
+from feature_repo.errors import DependencyDown, Fenced, StateBehind, StateLost
 from feature_repo.keys import state_keys
 from feature_repo.settings import Settings
 from streaming.ledger import Ledger
@@ -140,6 +140,35 @@ def test_a_job_that_slept_while_another_decided_is_fenced(site: Site, monkeypatc
     with pytest.raises(Fenced):
         slow.take(records([payment(1), payment(2)]), Pins(PIN), frozenset(), None)
     assert rows(site.settings, "SELECT count(*) FROM decisions WHERE kafka_topic = %s") == [(2,)]
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["emptied", "from an older snapshot"])
+def test_a_redis_that_lost_states_after_the_claim_gives_nobody_an_empty_history(
+    site: Site, monkeypatch: pytest.MonkeyPatch, older: bool
+) -> None:
+    road, client = site.road(), redis.Redis.from_url(site.settings.redis_url)
+    road.take(records([payment(1)]), Pins(PIN), frozenset(), None)
+    backup: dict[Any, Any] = {key: client.get(key) for key in client.scan_iter()}
+    claim = road._states.claim
+
+    def claim_then_lose(*args: Any, **kwargs: Any) -> int | None:
+        folded = claim(*args, **kwargs)
+        client.flushdb()
+        if older:
+            client.mset(backup)
+        return folded
+
+    with monkeypatch.context() as patch:
+        patch.setattr(road._states, "claim", claim_then_lose)
+        with pytest.raises(Fenced if older else DependencyDown):
+            road.take(records([payment(2)], 1), Pins(PIN), frozenset(), None)
+    assert rows(site.settings, "SELECT count(*) FROM decisions WHERE kafka_topic = %s") == [(1,)]
+    if older:
+        road.take(records([payment(2)], 1), Pins(PIN), frozenset(), None)
+    else:
+        with pytest.raises(StateLost):
+            road.take(records([payment(2)], 1), Pins(PIN), frozenset(), None)
+    client.close()
 
 
 def test_states_that_redis_restored_under_a_running_job_are_refused_and_then_caught_up(site: Site) -> None:

@@ -109,7 +109,11 @@ class FakeStates:
             self.folded.setdefault(partition, 0)
         return self.folded.get(partition)
 
-    def load(self, partition: int, users: list[str], hashes: npt.NDArray[np.uint64]) -> state.States:
+    def load(self, partition: int, attempt: str, users: list[str], hashes: npt.NDArray[np.uint64]) -> state.States:
+        if users and partition not in self.fences:
+            raise DependencyDown("Redis", "memory", "emptied since the claim")
+        if users:
+            self.confirm(partition, attempt)
         states = state.empty(hashes)
         for row, user in enumerate(users):
             if user in self.records:

@@ -197,6 +197,26 @@ def test_decisions_without_states_refuse_to_score_from_empty_history() -> None:
         world.take([payment(2)], first=1)
 
 
+def test_states_lost_between_claim_and_load_score_nothing() -> None:
+    world = World()
+    world.take([payment(1)])
+    claim = world.states.claim
+
+    def claim_then_lose(*args: Any, **kwargs: Any) -> int | None:
+        folded = claim(*args, **kwargs)
+        for held in (world.states.records, world.states.fences, world.states.folded):
+            held.clear()
+        return folded
+
+    world.states.claim = claim_then_lose  # type: ignore[method-assign]
+    with pytest.raises(DependencyDown, match="emptied"):
+        world.take([payment(2)], first=1)
+    assert world.ledger.committed[0] == 1
+    world.states.claim = claim  # type: ignore[method-assign]
+    with pytest.raises(StateLost):
+        world.take([payment(2)], first=1)
+
+
 def test_states_ahead_of_the_ledger_refuse() -> None:
     world = World()
     world.take([payment(1), payment(2)])
@@ -465,9 +485,9 @@ def test_one_user_with_all_the_payments_costs_a_range_one_record(monkeypatch: py
     moved: list[tuple[str, int]] = []
     load, save = world.states.load, world.states.save
 
-    def loaded(partition: int, users: list[str], hashes: Any) -> Any:
+    def loaded(partition: int, attempt: str, users: list[str], hashes: Any) -> Any:
         moved.append(("load", len(users)))
-        return load(partition, users, hashes)
+        return load(partition, attempt, users, hashes)
 
     def saved(partition: int, attempt: str, users: list[str], states: Any, folded_until: int) -> None:
         moved.append(("save", states.nbytes))
