@@ -23,9 +23,8 @@ class Gate:
     """Asks for a key where `keys_wanted`, and always on a connection that did not come in by loopback.
 
     A request counts against its key, or against its address where it has no good one; what the console asks of this
-    service to answer one does not count again. Without keys (on loopback)
-    nothing is counted, but a host name that is not this machine's is refused: a page of the internet that has its own
-    name point here could read along otherwise.
+    service to answer one does not count again. Without keys (on loopback) nothing is counted, but a host name that is
+    not this machine's is refused: a page of the internet that has its own name point here could read along otherwise.
     """
 
     def __init__(

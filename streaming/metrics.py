@@ -3,7 +3,7 @@
 Counters hold what this process saw done, from its start on; what is true of all payments is in PostgreSQL.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
@@ -68,9 +68,8 @@ class StreamMetrics:
         for reason in UNSCORED_REASONS:
             self._unscored.labels(reason)
 
-    def ranges(self, done: Iterable[Taken], now: float) -> None:
+    def ranges(self, done: Sequence[Taken], now: float) -> None:
         """What an attempt at a batch got done; ranges that failed count when they are taken again."""
-        done = list(done)
         for result in done:
             for name, count in result.outcomes.items():
                 if name in OUTCOMES:

@@ -110,9 +110,9 @@ class FakeStates:
         return self.folded.get(partition)
 
     def load(self, partition: int, attempt: str, users: list[str], hashes: npt.NDArray[np.uint64]) -> state.States:
-        if users and partition not in self.fences:
-            raise DependencyDown("Redis", "memory", "emptied since the claim")
         if users:
+            if partition not in self.fences:
+                raise DependencyDown("Redis", "memory", "emptied since the claim")
             self.confirm(partition, attempt)
         states = state.empty(hashes)
         for row, user in enumerate(users):
