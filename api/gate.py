@@ -68,17 +68,15 @@ class Gate:
 
         Raises TooManyRequests; StoreUnavailable where keys cannot be read.
         """
-        await self._count(self._per_address, network_of((connection.get("client") or ("",))[0]), connection)
+        await self._count(self._per_address, _network(connection), connection)
         return await self._ring.find(offered)
 
     async def _admit(self, needs: Needs, connection: Connection) -> None:
         offered = _bearer(connection)
         key = await self._ring.find(offered) if offered else None
         if not connection.get(COUNTED):
-            if key:
-                await self._count(self._per_key, key.id, connection)
-            else:
-                await self._count(self._per_address, network_of((connection.get("client") or ("",))[0]), connection)
+            limiter, identity = (self._per_key, key.id) if key else (self._per_address, _network(connection))
+            await self._count(limiter, identity, connection)
             connection[COUNTED] = True
         if key is None:
             raise KeyRefused if offered else KeyMissing
@@ -124,6 +122,10 @@ def _host(connection: Connection) -> str:
     """The name this service is called by, without its port."""
     host = _header(connection, b"host")
     return host.rpartition(":")[0] if host.rpartition("]")[2].count(":") else host
+
+
+def _network(connection: Connection) -> str:
+    return network_of((connection.get("client") or ("",))[0])
 
 
 @lru_cache(4_096)

@@ -1,7 +1,6 @@
-"""One payment, scored now: parse, read its user's state, fold, score, decide. Writes nothing.
+"""One payment, scored now: parse, read its user's state, fold, score, decide.
 
-The stream is the only writer of decisions and states; with `record` the payment is also produced to the
-topic, where the stream decides it for good.
+Writes nothing: the stream is the only writer of decisions and states.
 """
 
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from feature_repo import features, kernel
 from feature_repo.errors import IdConflict
 from feature_repo.hashing import events_of
 from feature_repo.parser import SAMPLE, ParseOptions, parse_one
-from feature_repo.recorder import Recorder
 from feature_repo.settings import Settings
 from feature_repo.snapshot import Snapshot, lookup_in, nobody
 from feature_repo.state import States, empty
@@ -61,14 +59,12 @@ class Detector:
         registry: Registry,
         states: StateReader,
         merchants: MerchantReader,
-        recorder: Recorder,
         clock: Callable[[], datetime],
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._states = states
         self._merchants = merchants
-        self._recorder = recorder
         self._clock = clock
         self._options = ParseOptions.of(settings)
 
@@ -100,10 +96,6 @@ class Detector:
             "late": bool(flags[0] & kernel.LATE),
             "processed_at": rfc3339(now),
         }
-
-    def record(self, user_id: str, payload: bytes) -> str:
-        """Produce a payment that was detected; answers where it lies. Waits for Kafka. Raises DependencyDown."""
-        return self._recorder.record(self._settings.topic, [(user_id, payload)])[0]
 
     def warm(self) -> None:
         """Load or compile what `detect` runs: a new worker's first payment must not wait for it."""

@@ -68,10 +68,9 @@ class Endpoints:
         started = time.perf_counter()
         record = _flag(request, "record")
         payload = await _read(request, MAX_PAYLOAD_BYTES + 1)  # one byte more is enough for TOO_LARGE
-        detector = self._worker.detector
-        answer = await anyio.to_thread.run_sync(detector.detect, payload, limiter=self._detecting)
+        answer = await anyio.to_thread.run_sync(self._worker.detector.detect, payload, limiter=self._detecting)
         if record:  # which waits for Kafka, and keeps nobody else from being answered
-            answer["recorded_as"] = await anyio.to_thread.run_sync(detector.record, answer["user_id"], payload)
+            answer["recorded_as"] = await anyio.to_thread.run_sync(self._worker.record, answer["user_id"], payload)
         self._worker.metrics.detect_seconds.observe(time.perf_counter() - started)
         return _json(answer)
 

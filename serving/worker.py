@@ -51,7 +51,7 @@ class Worker:
         self._recorder = Recorder(self.settings, "vigil-serving")
         self._store = self._states(self.settings)
         merchants = self._merchants(self.settings)
-        self.detector = Detector(self.settings, self.registry, self._store, merchants, self._recorder, self._clock)
+        self.detector = Detector(self.settings, self.registry, self._store, merchants, self._clock)
         self._warmed = threading.Event()
         threading.Thread(target=self._warm, name="vigil-warm", daemon=True).start()
         self._run("models", self._follow, self.settings.alias_poll_s)
@@ -91,6 +91,13 @@ class Worker:
         """
         states = self._store.read(user_id, hash_texts(pa.array([user_id]), "user_id")[0])
         return readable(states) if states["count"][0] else None
+
+    def record(self, user_id: str, payload: bytes) -> str:
+        """Produce a payment that was detected, for the stream to decide for good; answers where it lies.
+
+        Waits for Kafka. Raises DependencyDown.
+        """
+        return self._recorder.record(self.settings.topic, [(user_id, payload)])[0]
 
     def _follow(self) -> None:
         if self.registry.refresh():

@@ -1,7 +1,7 @@
 """One payment decided now: what the answer says and what never happens."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import pytest
 from feature_repo import features, kernel
 from feature_repo.errors import (
     BadRecord,
-    DependencyDown,
     IdConflict,
     ModelLoading,
     SnapshotUnreadable,
@@ -44,20 +43,6 @@ SNAPSHOT = snapshot_of({"Corner Café": (25.0, 90.0, 0.5, 0.25)})
 Detect = Callable[..., dict[str, Any]]
 
 
-class Topic:
-    """A recorder that remembers; `down` is Kafka being away."""
-
-    def __init__(self) -> None:
-        self.payments: list[tuple[str, bytes]] = []
-        self.down = False
-
-    def record(self, topic: str, messages: Sequence[tuple[str, bytes]]) -> list[str]:
-        if self.down:
-            raise DependencyDown("Kafka", "here", "switched off by the test")
-        self.payments += messages
-        return [f"{topic}-0-{len(self.payments) - 1}"]
-
-
 class Merchants:
     """A reader of one snapshot; `lost` is a snapshot that is named and cannot be read."""
 
@@ -82,11 +67,6 @@ def states() -> MemoryStates:
 
 
 @pytest.fixture
-def topic() -> Topic:
-    return Topic()
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> FolderSource:
     source = FolderSource(tmp_path)
     source.publish("7", scale=0.01)
@@ -101,13 +81,11 @@ def registry(source: FolderSource, tmp_path: Path) -> Registry:
 
 
 @pytest.fixture
-def detect(states: MemoryStates, merchants: Merchants, topic: Topic, registry: Registry, tmp_path: Path) -> Detect:
-    detector = Detector(settings_for(tmp_path), registry, states, merchants, topic, clock=lambda: NOW)
+def detect(states: MemoryStates, merchants: Merchants, registry: Registry, tmp_path: Path) -> Detect:
+    detector = Detector(settings_for(tmp_path), registry, states, merchants, clock=lambda: NOW)
 
-    def call(record: bool = False, **changes: Any) -> dict[str, Any]:
-        payload = json.dumps({**PAYMENT, **changes}).encode()
-        answer = detector.detect(payload)
-        return {**answer, "recorded_as": detector.record(answer["user_id"], payload)} if record else answer
+    def call(**changes: Any) -> dict[str, Any]:
+        return detector.detect(json.dumps({**PAYMENT, **changes}).encode())
 
     return call
 
@@ -197,11 +175,10 @@ def test_the_same_payment_again_is_scored_again(detect: Detect, states: MemorySt
     assert detect(transaction_id="txn_2")["seen_before"] is False
 
 
-def test_the_same_id_with_another_payload_is_a_conflict(detect: Detect, states: MemoryStates, topic: Topic) -> None:
+def test_the_same_id_with_another_payload_is_a_conflict(detect: Detect, states: MemoryStates) -> None:
     live_through(states, payments(1))
     with pytest.raises(IdConflict):
-        detect(record=True, transaction_id="past_0", amount=13.0, timestamp="2026-02-28T00:30:00Z")
-    assert topic.payments == []
+        detect(transaction_id="past_0", amount=13.0, timestamp="2026-02-28T00:30:00Z")
 
 
 def test_a_payment_behind_the_users_newest_is_late(detect: Detect, states: MemoryStates) -> None:
@@ -220,20 +197,6 @@ def test_another_currency_goes_to_review_without_a_score(detect: Detect) -> None
 
 def test_the_answer_has_the_same_keys_with_and_without_a_score(detect: Detect) -> None:
     assert detect().keys() == detect(currency="EUR").keys()
-
-
-def test_recording_puts_the_payment_as_it_came_on_the_topic(detect: Detect, topic: Topic) -> None:
-    assert "recorded_as" not in detect()
-    assert topic.payments == []
-    answer = detect(record=True)
-    assert answer["recorded_as"] == "transactions-0-0"
-    assert topic.payments == [("user_1", json.dumps(PAYMENT).encode())]
-
-
-def test_a_payment_that_could_not_be_recorded_gets_no_answer(detect: Detect, topic: Topic) -> None:
-    topic.down = True
-    with pytest.raises(DependencyDown):
-        detect(record=True)
 
 
 def test_without_the_state_there_is_no_score(detect: Detect, states: MemoryStates) -> None:
@@ -259,9 +222,9 @@ def test_without_the_snapshot_that_should_be_there_is_no_score(detect: Detect, m
         detect()
 
 
-def test_without_a_model_there_is_no_decision(states: MemoryStates, topic: Topic, tmp_path: Path) -> None:
+def test_without_a_model_there_is_no_decision(states: MemoryStates, tmp_path: Path) -> None:
     empty = Registry(FolderSource(tmp_path), tmp_path / "other")
-    detector = Detector(settings_for(tmp_path), empty, states, Merchants(), topic, clock=lambda: NOW)
+    detector = Detector(settings_for(tmp_path), empty, states, Merchants(), clock=lambda: NOW)
     with pytest.raises(ModelLoading):
         detector.detect(json.dumps(PAYMENT).encode())
 

@@ -13,7 +13,9 @@ import httpx
 import numpy as np
 import pytest
 
+from feature_repo.errors import DependencyDown
 from feature_repo.features import CATALOGUE, NAMES
+from feature_repo.parser import SAMPLE
 from feature_repo.problem import MEDIA_TYPE
 from serving.client import BINARY, ModelClient
 from serving.endpoints import DETECTIONS
@@ -189,7 +191,7 @@ def test_who_waits_for_a_payment_to_be_recorded_keeps_nobody_else_waiting(
         return "transactions-0-1"
 
     monkeypatch.setattr(worker.detector, "detect", lambda payload: {"user_id": "u"})
-    monkeypatch.setattr(worker.detector, "record", record)
+    monkeypatch.setattr(worker, "record", record)
     with ThreadPoolExecutor() as pool:
         recorded = [pool.submit(post, f"{url}/detect?record=true", json={}) for _ in range(DETECTIONS + 1)]
         try:
@@ -198,6 +200,32 @@ def test_who_waits_for_a_payment_to_be_recorded_keeps_nobody_else_waiting(
         finally:
             acknowledged.set()
         assert [answer.result().json()["recorded_as"] for answer in recorded] == ["transactions-0-1"] * len(recorded)
+
+
+def test_what_is_recorded_is_the_payment_as_it_came(url: str, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[str, bytes]] = []
+
+    def record(user_id: str, payload: bytes) -> str:
+        taken.append((user_id, payload))
+        return "transactions-0-7"
+
+    monkeypatch.setattr(worker, "record", record)
+    content, headers = b" " + SAMPLE, {"Content-Type": "application/json"}
+    assert "recorded_as" not in post(f"{url}/detect", content=content, headers=headers).json()
+    assert taken == []
+    answer = post(f"{url}/detect?record=true", content=content, headers=headers)
+    assert (answer.json()["recorded_as"], taken) == ("transactions-0-7", [("user_789", content)])
+
+
+def test_a_payment_that_was_not_recorded_gets_no_decision(
+    url: str, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(user_id: str, payload: bytes) -> str:
+        raise DependencyDown("Kafka", "here", "switched off by the test")
+
+    monkeypatch.setattr(worker, "record", record)
+    content, headers = SAMPLE, {"Content-Type": "application/json"}
+    refused(post(f"{url}/detect?record=true", content=content, headers=headers), 503, "DEPENDENCY_DOWN")
 
 
 def test_record_is_true_or_false(url: str) -> None:
