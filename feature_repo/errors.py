@@ -292,13 +292,14 @@ class IdConflict(VigilError):
 
 
 class LedgerMoved(VigilError):
-    """Another job committed this partition's range; this job stops and changes nothing."""
+    """Another job committed this partition's range, or an older PostgreSQL came `back`; this job changes nothing."""
 
     code = "LEDGER_MOVED"
     exit_code = 7
 
-    def __init__(self, topic: str, partition: int) -> None:
-        super().__init__(f"{topic}-{partition}: another attempt moved the ledger")
+    def __init__(self, topic: str, partition: int, *, back: bool = False) -> None:
+        how = "the ledger stands before what this job decided" if back else "another attempt moved the ledger"
+        super().__init__(f"{topic}-{partition}: {how}")
 
 
 class Fenced(VigilError):

@@ -1,8 +1,8 @@
 """Scores what the stream had to decide without a model, from the features it logged: revision 2 of those decisions.
 
 Revision 1 stays as it was decided. A lot is one transaction: the new rows, an audit row, and the mark that their
-range is to be published again. Whatever is cut short goes on where it stopped: what has a revision 2 gets no other,
-and what was not published is published from PostgreSQL, by the next backfill or the stream.
+range is to be published again, which is done from PostgreSQL once its lots are through: by us, or where we are cut
+short by the next backfill or the stream. What has a revision 2 gets no other.
 """
 
 import logging
@@ -27,9 +27,8 @@ from serving.decision import APPROVE, DECISIONS, RULESET, decide
 from serving.wire import NO_REASON
 from streaming.decisions import CURRENCY_UNSUPPORTED, NOT_UNSCORED, UNSCORED_REASONS, row_id
 from streaming.ledger import Ledger
-from streaming.publish import ALERTS, Publisher
-from streaming.publish import DECISIONS as DECISIONS_TOPIC
-from streaming.repair import PUBLISHED, decision_message, publish_unpublished
+from streaming.publish import Publisher
+from streaming.repair import publish_decided, publish_unpublished
 from streaming.scoring import Pin, Scorer, Scores
 from training.data import midnight
 
@@ -62,7 +61,7 @@ APPEND = f"""
     FROM (VALUES %s) AS v (id, score, is_anomaly, reasons, shares, decision, version, feature_set, ruleset, processed)
     JOIN decisions d ON d.id = v.id
     WHERE d.id >= {{low}} AND d.id < {{high}} AND d.kafka_topic = {{topic}} AND d.revision = 1
-    RETURNING {PUBLISHED}
+    RETURNING is_anomaly
 """
 TEMPLATE = "(%s, %s::real, %s, %s::text[], %s::real[], %s, %s, %s, %s, %s::timestamptz)"
 UNPUBLISH = """
@@ -163,15 +162,13 @@ class Backfill:
             with self._ledger.transaction() as cursor:
                 cursor.execute("SELECT pg_advisory_xact_lock(%s)", (BACKFILL_LOCK,))
                 waiting = self._waiting(cursor, low, high, window)
-                rows = self._lot(cursor, one, waiting, pin) if waiting else []
-            self._publish(one.partition, rows)
-            appended = appended or bool(rows)
+                appended |= bool(waiting) and self._lot(cursor, one, waiting, pin)
             progress(self._done.scored)
             if len(waiting) < LOT_ROWS:
                 break
             low = waiting[-1][0] + 1
         if appended:
-            self._ledger.mark_published(one.partition, one.first)
+            publish_decided(self._settings, self._ledger, self._publisher, one.partition, one.first, one.until)
 
     def _waiting(
         self, cursor: psycopg2.extensions.cursor, low: int, high: int, window: dict[str, Any]
@@ -184,14 +181,14 @@ class Backfill:
 
     def _lot(
         self, cursor: psycopg2.extensions.cursor, one: Range, waiting: Sequence[tuple[int, bytes]], pin: Pin
-    ) -> list[dict[str, Any]]:
-        """Score and append one lot; answers the rows as they are to be published."""
+    ) -> bool:
+        """Score and append one lot; answers whether there was anything to append."""
         ids = np.array([row for row, _ in waiting], np.int64)
         features = _by_position([vector for _, vector in waiting], one.names)
         fit = np.isfinite(features[:, pin.columns]).all(axis=1)
         self._done.without_features += int((~fit).sum())
         if not fit.any():
-            return []
+            return False
         scores = self._scorer(features[fit], pin)
         silent = int((scores.unscored != NOT_UNSCORED).sum())
         if silent or scores.pin is None:
@@ -202,15 +199,13 @@ class Backfill:
         topic, low, high = self._settings.topic, int(ids[0]), int(ids[-1]) + 1
         statement = APPEND.format(low=low, high=high, topic=cursor.mogrify("%s", (topic,)).decode().replace("%", "%%"))
         found = execute_values(cursor, statement, values, TEMPLATE, page_size=LOT_ROWS, fetch=True)
-        names = [column.name for column in cursor.description or ()]
         cursor.execute(UNPUBLISH, (topic, one.partition, one.first))
         after = {"scored": len(found), "model_version": scores.pin.version}
         audit(cursor, self._actor, "backfill", f"{topic}-{one.partition} {one.first}-{one.until - 1}", None, after)
         self._done.scored += len(found)
         self._done.versions[scores.pin.version] += len(found)
-        rows = [dict(zip(names, row, strict=True)) for row in found]
-        self._done.flagged += sum(row["is_anomaly"] for row in rows)
-        return rows
+        self._done.flagged += sum(flagged for (flagged,) in found)
+        return True
 
     def _values(self, ids: npt.NDArray[np.int64], scores: Scores, pin: Pin) -> list[tuple[Any, ...]]:
         """The verdicts, in the order of TEMPLATE."""
@@ -234,15 +229,6 @@ class Backfill:
                 )
             )  # fmt: skip
         return values
-
-    def _publish(self, partition: int, rows: Sequence[dict[str, Any]]) -> None:
-        if not rows:
-            return
-        messages = [decision_message(row) for row in rows]
-        alerts = [message for message, row in zip(messages, rows, strict=True) if row["is_anomaly"]]
-        self._publisher.send(DECISIONS_TOPIC, partition, messages)
-        self._publisher.send(ALERTS, partition, alerts)
-        self._publisher.flush()
 
 
 def _by_position(vectors: Sequence[bytes], names: Sequence[str]) -> npt.NDArray[np.float32]:

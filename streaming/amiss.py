@@ -9,7 +9,7 @@ SERVICES = {"PostgreSQL": "postgres", "Redis": "redis", "Kafka": "kafka"}  # as 
 
 
 def amiss(
-    *, waits_for: str | None, model_down: bool, sinks_down: bool, unpublished: int, age_s: float
+    *, waits_for: str | None, model_down: bool, model_failed: bool, sinks_down: bool, unpublished: int, age_s: float
 ) -> Iterator[Condition]:
     """`waits_for` is the server a batch is held for; `unpublished` ranges are not on Kafka, the oldest for `age_s`."""
     if waits_for:
@@ -26,6 +26,13 @@ def amiss(
             "serving",
             "the model service does not answer: payments go to review without a score",
             "vigil logs serving, vigil restart serving; scoring comes back by itself, then vigil backfill",
+        )
+    if model_failed:
+        yield Condition(
+            "MODEL_FAILED",
+            "serving",
+            "the model's answers cannot be used: payments go to review without a score",
+            "vigil logs stream says what is wrong with them; vigil rollback, then vigil backfill",
         )
     if unpublished and (sinks_down or age_s > UNPUBLISHED_S):
         yield Condition(

@@ -21,8 +21,10 @@ OUTCOMES: tuple[str, ...] = ("scored", "unscored", "duplicate")
 SCORED, UNSCORED, DUPLICATE = range(3)
 
 # Why a payment has no score; the position is the code in Decisions.unscored, NOT_UNSCORED where it has one.
-UNSCORED_REASONS: tuple[str, ...] = ("MODEL_DOWN", "FEATURE_SET_MISMATCH", "CURRENCY_UNSUPPORTED", "RULES_ONLY")
-MODEL_DOWN, FEATURE_SET_MISMATCH, CURRENCY_UNSUPPORTED, RULES_ONLY = range(4)
+UNSCORED_REASONS: tuple[str, ...] = (
+    "MODEL_DOWN", "FEATURE_SET_MISMATCH", "CURRENCY_UNSUPPORTED", "RULES_ONLY", "MODEL_FAILED",
+)  # fmt: skip
+MODEL_DOWN, FEATURE_SET_MISMATCH, CURRENCY_UNSUPPORTED, RULES_ONLY, MODEL_FAILED = range(5)
 NOT_UNSCORED = 255
 
 REVISION = 1  # what the stream decides; backfill appends higher ones

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer
@@ -23,6 +23,7 @@ from feature_repo.conditions import Condition
 from feature_repo.errors import (
     BadConfiguration,
     DependencyDown,
+    LedgerMoved,
     RecordsGone,
     SchemaBreak,
     StateAhead,
@@ -37,7 +38,7 @@ from feature_repo.switches import INTAKE, PAUSED, SCORED, SCORING
 from serving.client import ModelClient
 from streaming.amiss import UNPUBLISHED_S, amiss
 from streaming.breaker import Breaker, pause_s
-from streaming.decisions import MODEL_DOWN, RULES_ONLY, UNSCORED_REASONS
+from streaming.decisions import MODEL_DOWN, MODEL_FAILED, RULES_ONLY, UNSCORED_REASONS
 from streaming.ledger import Ledger
 from streaming.metrics import StreamMetrics
 from streaming.offsets import OffsetRange, planned
@@ -63,6 +64,7 @@ PAUSED_POLL_S = 0.5
 MODEL_PAUSES_S = (0.5, 5.0)  # bounds of the pauses between two probes of the model service
 SINK_PAUSES_S = (0.5, 10.0)
 LOOKS_BEHIND = 3
+REPAIRED_AT_ONCE = 10  # ranges left unpublished that a batch waits for; more are published beside the batches
 EARLIEST = -2  # Spark's word for the beginning of a partition
 
 
@@ -128,7 +130,11 @@ class Job:
         self.sinks = Breaker("publishing to Kafka", self._publish_unpublished, wait, *SINK_PAUSES_S)
         self.pace = Pace(settings.batch_target_s, settings.max_offsets_per_trigger)
         self.waits_for: str | None = None  # the server a batch is held for
+        self._model_failed = False
         self._repair = True
+        self._repairing: Thread | None = None
+        self._given_up = 0  # records that killed their worker since a batch went through
+        self._committed: dict[int, int] = {}  # what this job knows to be decided, by partition
         self.waited = 0  # pauses so far
         self._attempts = 0
         self._looks_behind = 0
@@ -147,7 +153,8 @@ class Job:
         require(self._settings, self._ledger)
         found = self._spans()
         starts: dict[str, int] = {str(p): EARLIEST for p in found}
-        for partition, committed in self._ledger.positions().items():
+        self._committed = self._ledger.positions()
+        for partition, committed in self._committed.items():
             folded = self._states.folded(partition)
             if folded is None and committed:
                 raise StateLost(partition, committed)
@@ -232,14 +239,14 @@ class Job:
                 self.pace.batch(sum(done.outcomes.values()), done.seconds)
 
     def _take(self, spark: "SparkContext", ranges: Sequence[OffsetRange], number: int) -> list[Taken]:
-        try:
-            return self._hold(spark, ranges, number)
-        except WorkerDied as error:
-            log.error("batch %d is taken again: %s", number, error)
-        try:
-            return self._hold(spark, ranges, number)
-        except WorkerDied as error:
-            log.error("batch %d is taken in pieces: %s", number, error)
+        for how in ("again", "in pieces"):
+            try:
+                results = self._hold(spark, ranges, number)
+            except WorkerDied as error:
+                log.error("batch %d is taken %s: %s", number, how, error)
+            else:
+                self._given_up = 0
+                return results
         return [result for each in ranges for result in self._take_apart(spark, each, number)]
 
     def _hold(
@@ -270,7 +277,7 @@ class Job:
         """Halve a range until the records that kill their worker stand alone, and give those up.
 
         Pieces are taken in the order of the log, each a range of its own. Raises SchemaBreak where more than
-        a few records do: it is then rather the code or the machine that fails.
+        a few records do, in batches one after the other: it is then rather the code or the machine that fails.
         """
         partition, first, until = whole
         results: list[Taken] = []
@@ -289,9 +296,10 @@ class Job:
                 continue
             given_up[piece.first] = "the process that worked on it died, alone with it as well"
             log.error("partition %d, offset %d is given up: %s", partition, piece.first, cause)
-            if len(given_up) > self._settings.dead_letter_floor:
+            self._given_up += 1
+            if self._given_up > self._settings.dead_letter_floor:
                 raise SchemaBreak(
-                    partition, min(given_up), max(given_up), len(given_up), until - first, PROCESSING_FAILED
+                    partition, min(given_up), max(given_up), self._given_up, until - first, PROCESSING_FAILED
                 )
             results += self._hold(spark, [piece], number, given_up)
         return results
@@ -304,6 +312,7 @@ class Job:
         Raises what keeps a range from being done, the fatal before what may pass.
         """
         scoring = self._begin(number)
+        self._refuse_older_ledger()
         today = datetime.now(UTC).date()
         if self._partitions_ensured != today:
             self._ledger.ensure_partitions()
@@ -320,12 +329,20 @@ class Job:
             said, *_ = str(error).split("\n\tat ", 1)  # what follows is Java's stack
             raise WorkerDied(said.strip().splitlines()[-1]) from error
         done = [answer for answer in answers if isinstance(answer, Taken)]
+        self._committed |= {each.partition: each.until for each in done}
         self._metrics.ranges(done, time.time())
         self._learn(done, pinned, publish)
         failures = [answer for answer in answers if isinstance(answer, VigilError)]
         if failures:
             raise next((error for error in failures if not isinstance(error, DependencyDown)), failures[0])
         return done
+
+    def _refuse_older_ledger(self) -> None:
+        """Whatever lies between an older ledger and this batch would be passed over. Raises LedgerMoved."""
+        now = self._ledger.positions()
+        for partition, until in self._committed.items():
+            if now.get(partition, 0) < until:
+                raise LedgerMoved(self._settings.topic, partition, back=True)
 
     def _begin(self, number: int) -> str:
         """Wait while the stream is paused; answers how the switch of scoring stands."""
@@ -339,15 +356,30 @@ class Job:
 
     def _repaired(self) -> bool:
         """Publish what a crash left behind; answers whether ranges are to be published now."""
-        if self._repair and not self.sinks.open:
+        if self._repair and not self.sinks.open and not (self._repairing and self._repairing.is_alive()):
             self._repair = False
-            try:
-                self._publish_unpublished()
-            except DependencyDown as error:
-                if error.dependency != "Kafka":
-                    raise
-                self.sinks.trip(error)
+            ranges, _ = self._ledger.unpublished()
+            if ranges > REPAIRED_AT_ONCE:
+                self._repairing = Thread(target=self._repair_beside, name="vigil-repair", daemon=True)
+                self._repairing.start()
+            elif ranges:
+                self._repair_now()
         return not self.sinks.open
+
+    def _repair_now(self) -> None:
+        try:
+            self._publish_unpublished()
+        except DependencyDown as error:
+            if error.dependency != "Kafka":
+                raise
+            self.sinks.trip(error)
+
+    def _repair_beside(self) -> None:
+        try:
+            self._repair_now()
+        except DependencyDown as error:
+            log.warning("ranges left behind wait: %s", error)
+            self._repair = True
 
     def _publish_unpublished(self) -> None:
         """With connections of its own: the breaker's thread calls it too. Raises DependencyDown."""
@@ -371,6 +403,9 @@ class Job:
     def _learn(self, results: list[Taken], pinned: Pins, publish: bool) -> None:
         """What the ranges tell about the model service and about publishing."""
         silent = sum(result.unscored.get(UNSCORED_REASONS[MODEL_DOWN], 0) for result in results)
+        failed = any(UNSCORED_REASONS[MODEL_FAILED] in result.unscored for result in results)
+        if failed or any(result.outcomes.get("scored") for result in results):
+            self._model_failed = failed
         if pinned.champion is not None and silent:
             self.model_service.trip(f"{silent} payments got no score")
         elif pinned.champion is not None and any(result.outcomes.get("scored") for result in results):
@@ -391,6 +426,7 @@ class Job:
             amiss(
                 waits_for=self.waits_for,
                 model_down=self.model_service.open,
+                model_failed=self._model_failed,
                 sinks_down=self.sinks.open,
                 unpublished=unpublished,
                 age_s=age_s,

@@ -19,7 +19,7 @@ import psycopg2.extensions
 
 from feature_repo.errors import DependencyDown, LedgerMoved, RowRefused
 from feature_repo.features import NAMES
-from feature_repo.postgres import LIVENESS
+from feature_repo.postgres import LIVENESS, within
 from feature_repo.switches import CURRENT
 from serving.decision import RULESET
 from streaming.decisions import DUPLICATE, OUTCOMES, SCORED, UNSCORED, Range, row_id
@@ -31,6 +31,7 @@ AWAY = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.Read
 COPY_CHUNK_BYTES = 1 << 18
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 60_000
+TRANSACTION_TIMEOUT_S = 90.0  # whatever the server does: longer than its own deadline
 
 CLAIM = """
     INSERT INTO ledger AS l (kafka_topic, kafka_partition, committed_until, attempt, claimed_at)
@@ -82,8 +83,9 @@ class Ledger:
     outcome is unknown: the next `claim` tells.
     """
 
-    def __init__(self, dsn: str, topic: str) -> None:
+    def __init__(self, dsn: str, topic: str, within_s: float = TRANSACTION_TIMEOUT_S) -> None:
         self._dsn = dsn
+        self._within_s = within_s
         self._topic = topic
         self._connection: psycopg2.extensions.connection | None = None
 
@@ -92,7 +94,7 @@ class Ledger:
         """One transaction; committed when the block ends, rolled back when it raises."""
         try:
             connection = self._connect()
-            with connection, connection.cursor() as cursor:
+            with within(connection, self._within_s), connection, connection.cursor() as cursor:
                 if not durable:
                     cursor.execute("SET LOCAL synchronous_commit = off")
                 yield cursor
@@ -203,12 +205,17 @@ class Ledger:
     def mark_published(self, partition: int, first: int) -> None:
         """Note that a range is on Kafka; not fsynced, as a lost mark only means publishing it twice."""
         with self.transaction(durable=False) as cursor:
-            cursor.execute(PUBLISHED, (self._topic, partition, first))
+            published(cursor, self._topic, partition, first)
 
     def ensure_partitions(self) -> None:
         """Create the day partitions of `decisions` from yesterday to the day after tomorrow."""
         with self.transaction() as cursor:
             cursor.execute("SELECT ensure_decision_partitions((now() AT TIME ZONE 'UTC')::date - 1, 4)")
+
+
+def published(cursor: psycopg2.extensions.cursor, topic: str, partition: int, first: int) -> None:
+    """Note in the cursor's transaction that a range is on Kafka."""
+    cursor.execute(PUBLISHED, (topic, partition, first))
 
 
 def buried(cursor: psycopg2.extensions.cursor, topic: str, partition: int, first: int, until: int) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from feature_repo.settings import Settings
 from streaming.decisions import DeadLetter, decision_id, row_id
 from streaming.documents import SCORE_DECIMALS, Message
-from streaming.ledger import Ledger
+from streaming.ledger import Ledger, published
 from streaming.publish import Publisher, publish_range
 
 log = logging.getLogger(__name__)
@@ -18,6 +18,10 @@ log = logging.getLogger(__name__)
 UNPUBLISHED = """
     SELECT kafka_partition, first_offset, until_offset FROM ledger_ranges
     WHERE kafka_topic = %s AND published_at IS NULL ORDER BY kafka_partition, first_offset
+"""
+HELD = """
+    SELECT 1 FROM ledger_ranges WHERE kafka_topic = %s AND kafka_partition = %s AND first_offset = %s
+        AND published_at IS NULL FOR UPDATE
 """
 # What a document holds, in its order.
 PUBLISHED = """revision, ingested_at, kafka_topic, kafka_partition, kafka_offset, transaction_id, user_id, amount,
@@ -42,20 +46,34 @@ def publish_unpublished(settings: Settings, ledger: Ledger, publisher: Publisher
         cursor.execute(UNPUBLISHED, (settings.topic,))
         ranges = cursor.fetchall()
     for partition, first, until in ranges:
-        with ledger.transaction() as cursor:
-            low, high = row_id(partition, np.array([first, until]), 0).tolist()
-            cursor.execute(DECIDED, (low, high, settings.topic))
-            names = [column.name for column in cursor.description or ()]
-            rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-            cursor.execute(BURIED, (settings.topic, partition, first, until))
-            buried = [_letter(row) for row in cursor.fetchall()]
+        publish_decided(settings, ledger, publisher, partition, first, until)
+        log.info("published %s-%d from %d to %d, left behind earlier", settings.topic, partition, first, until)
+    return len(ranges)
+
+
+def publish_decided(
+    settings: Settings, ledger: Ledger, publisher: Publisher, partition: int, first: int, until: int
+) -> None:
+    """Publish all there is of a committed range, every revision, unless that was done. Raises DependencyDown.
+
+    The range is ours until it is marked: a revision that a backfill adds meanwhile waits, and unmarks it again.
+    """
+    topic = settings.topic
+    with ledger.transaction(durable=False) as cursor:  # a lost mark only means publishing it twice
+        cursor.execute(HELD, (topic, partition, first))
+        if cursor.fetchone() is None:
+            return
+        low, high = row_id(partition, np.array([first, until]), 0).tolist()
+        cursor.execute(DECIDED, (low, high, topic))
+        names = [column.name for column in cursor.description or ()]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        cursor.execute(BURIED, (topic, partition, first, until))
+        buried = [_letter(row) for row in cursor.fetchall()]
         messages = [decision_message(row) for row in rows]
         alerts = [message for message, row in zip(messages, rows, strict=True) if row["is_anomaly"]]
         processed = buried[0][1] if buried else 0
         publish_range(publisher, settings, partition, messages, alerts, [letter for letter, _ in buried], processed)
-        ledger.mark_published(partition, first)
-        log.info("published %s-%d from %d to %d, left behind earlier", settings.topic, partition, first, until)
-    return len(ranges)
+        published(cursor, topic, partition, first)
 
 
 def decision_message(row: dict[str, Any]) -> Message:

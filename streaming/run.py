@@ -3,8 +3,10 @@
 import logging
 import time
 from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
 import redis
 from py4j.protocol import Py4JError
@@ -12,13 +14,18 @@ from py4j.protocol import Py4JError
 from feature_repo.errors import BadConfiguration, DependencyDown, StreamStopped, VigilError
 from feature_repo.exposition import served
 from feature_repo.settings import Settings
-from streaming.job import Job
+from streaming.breaker import pause_s
+from streaming.job import FIRST_PAUSE_S, LONGEST_PAUSE_S, Job
 from streaming.lock import only_one
 from streaming.metrics import StreamMetrics, watching
 from streaming.query import session, start
 from streaming.reporter import reported
 from streaming.states import StateStore
 from streaming.warm import warm
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+    from pyspark.sql.streaming.query import StreamingQuery
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +72,8 @@ def run(
                         log.info("batches of at most %d records from now on: %s", job.pace.cap, job.pace.line())
                         job.leave()
                         query.stop()
-                        job.come_back()
-                        query = start(spark, job, settings, until_caught_up=False)
+                        if job.stopped_by is None:  # else the last batch under way ended it
+                            query = _again(spark, job, settings, stop) or query
                     time.sleep(POLL_S)
             raise_why(job.stopped_by, None if job.interrupted else query.exception())
         except (Py4JError, ConnectionError) as error:
@@ -74,6 +81,20 @@ def run(
         finally:
             with suppress(Py4JError, ConnectionError):
                 spark.stop()
+
+
+def _again(spark: "SparkSession", job: Job, settings: Settings, stop: Event) -> "StreamingQuery | None":
+    """A new query from where the ledger stands, once all stores answer; None where the job is asked to end before."""
+    job.come_back()
+    for tries in count():
+        try:
+            return start(spark, job, settings, until_caught_up=False)
+        except DependencyDown as error:
+            log.warning("the next batch holds: %s", error)
+            if stop.wait(pause_s(tries, FIRST_PAUSE_S, LONGEST_PAUSE_S)):
+                break
+    job.interrupted = True
+    return None
 
 
 def raise_why(ours: VigilError | None, sparks: Exception | None) -> None:

@@ -24,7 +24,7 @@ from feature_repo.features import feature_set_id, positions
 from serving.client import LoadedModel, ModelClient
 from serving.wire import SCORED as SCORED_RECORD
 from streaming.breaker import pause_s
-from streaming.decisions import FEATURE_SET_MISMATCH, MODEL_DOWN, NOT_UNSCORED, Shadow
+from streaming.decisions import FEATURE_SET_MISMATCH, MODEL_DOWN, MODEL_FAILED, NOT_UNSCORED, Shadow
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,8 @@ class Scorer:
     def __call__(self, features: npt.NDArray[np.float32], pin: Pin | None) -> Scores:
         """Score float32[n, WIDTH]. One version for all n: a version that went away starts the range again.
 
-        Never raises for a model that is away: those payments carry the reason they have no score.
+        Never raises for a model that is away, or gives no usable answer: those payments carry the reason they have no
+        score. A version with one answer that cannot be used is taken for broken: none of the n gets its score.
         """
         if pin is None or pin == self._silent:
             return without(len(features), MODEL_DOWN)
@@ -140,6 +141,9 @@ class Scorer:
             except FeatureSetMismatch as error:
                 log.error("the model cannot be fed: %s", error)
                 return without(len(features), FEATURE_SET_MISMATCH)
+            except VigilError as error:
+                log.error("version %s gives no scores: %s %s", pin.version, error.code, error)
+                return without(len(features), MODEL_FAILED)
             try:
                 pin = pins(self._client).champion
             except DependencyDown as error:

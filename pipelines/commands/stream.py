@@ -1,5 +1,6 @@
 """What reads Kafka without end: `vigil stream`, `vigil windows` and `vigil index`; and `vigil reindex`."""
 
+import getpass
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import typer
 
 from feature_repo import settings as configuration
 from feature_repo.errors import BadConfiguration
+from feature_repo.settings import Settings
 
 NICE = 10  # windows may be behind, decisions may not
 
@@ -40,6 +42,7 @@ def stream(
 
     settings = configuration.load()
     accepted = frozenset(_offsets(text) for text in accept_dead_letters)
+    _note_accepted(settings, accepted, accept_gone)
     with until_signal() as stop:
         run(
             settings,
@@ -50,6 +53,22 @@ def stream(
             accepted=accepted,
             accept_gone=accept_gone,
         )
+
+
+def _note_accepted(settings: Settings, accepted: frozenset[tuple[int, int, int]], accept_gone: bool) -> None:
+    """Who lets the stream pass over what, in the audit log."""
+    notes = [
+        ("stream.accept_dead_letters", f"{settings.topic}-{partition} {first}-{last}")
+        for partition, first, last in sorted(accepted)
+    ]
+    notes += [("stream.accept_gone", settings.topic)] if accept_gone else []
+    if not notes:
+        return
+    from pipelines import requests
+
+    with requests.connected(settings) as connection, connection, connection.cursor() as cursor:
+        for action, subject in notes:
+            requests.audit(cursor, getpass.getuser(), action, subject, None, {})
 
 
 def _offsets(text: str) -> tuple[int, int, int]:

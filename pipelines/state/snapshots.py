@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_repo import layouts
-from feature_repo.errors import BadConfiguration, SnapshotCorrupt, StateAhead, StateLost
+from feature_repo.errors import BadConfiguration, DependencyDown, SnapshotCorrupt, StateAhead, StateLost
 from feature_repo.hashing import hash_texts
 from feature_repo.settings import Settings
 from feature_repo.snapshot_store import SnapshotStore
@@ -132,7 +132,9 @@ def take(settings: Settings) -> Snapshot:
         partial.mkdir(parents=True)
         try:
             parts = _write(partial, store, watermarks)
-            _watermarks(settings, store)  # Redis may have been emptied while it was read
+            after = _watermarks(settings, store)  # Redis may have been emptied, or restored, while it was read
+            if any(after[partition] < until for partition, until in watermarks.items()):
+                raise DependencyDown("Redis", settings.redis_url.split("@")[-1], "it was restored while it was read")
             snapshot = Snapshot(
                 name=folder.name,
                 made_at=moment.isoformat(timespec="seconds"),

@@ -83,6 +83,16 @@ def rows(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
         return cursor.fetchall()
 
 
+def test_a_postgresql_that_is_frozen_is_away_after_a_deadline(site: Site) -> None:
+    ledger = Ledger(site.settings.postgres_dsn, site.settings.topic, within_s=1.0)
+    assert ledger.claim(0, str(uuid4())).untouched
+    site.proxies["postgres"].swallow = True  # its machine keeps the line up
+    with pytest.raises(DependencyDown):
+        ledger.claim(0, str(uuid4()))
+    site.proxies["postgres"].swallow = False
+    assert ledger.claim(0, str(uuid4())).committed == 0
+
+
 def test_connections_cut_around_commit_and_exec_decide_every_offset_once(site: Site) -> None:
     chance = random.Random(SEED)
     log: list[bytes | None] = [

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
@@ -655,6 +656,24 @@ def test_a_model_that_falls_silent_scores_nothing_and_leaves_nothing_half(silent
     with pytest.raises(DependencyDown, match="no score"):
         Backfill(silent.settings, silent.ledger, FakePublisher(), silent_model, "x").run(PIN)  # type: ignore[arg-type]
     assert revisions(silent) == [(1, "scored", "7", 5), (1, "unscored", None, 20)]
+
+
+def test_a_range_that_was_not_published_before_its_backfill_is_published_whole(
+    silent: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(
+        silent.settings, "UPDATE ledger_ranges SET published_at = NULL WHERE kafka_topic = %s", silent.settings.topic
+    )
+    monkeypatch.setattr("pipelines.backfill.publish_unpublished", lambda *_: 0)  # the stream commits them after it
+    publisher = FakePublisher()
+    one = Backfill(silent.settings, silent.ledger, publisher, score_by_amount, "somebody")  # type: ignore[arg-type]
+    assert one.run(PIN).scored == 19
+    sent = [json.loads(message["value"]) for topic, _, message in publisher.sent if topic == DECISIONS]
+    assert Counter(document["revision"] for document in sent) == {1: 20, 2: 19}
+    unpublished = "SELECT unscored FROM ledger_ranges WHERE kafka_topic = %s AND published_at IS NULL"
+    assert set(execute(silent.settings, unpublished, silent.settings.topic)) == {(0,)}, (
+        "what waits for no score is not its"
+    )
 
 
 KILLED = """

@@ -243,9 +243,9 @@ def test_decisions_go_on_while_kafka_refuses_them_and_are_published_without_anot
 
 
 def test_a_query_whose_full_batches_take_too_long_goes_on_with_smaller_ones_and_loses_nothing(site: Site) -> None:
-    offsets = site.send(5 * FULL)
+    offsets = site.send((pace.WARMING + pace.ENOUGH + 1) * FULL)
     assert site.decided(offsets) == {"scored"}
-    assert site.logged(f"batches of at most {pace.LEAST} records from now on") == 1
+    assert site.logged("batches of at most ") >= 1
     assert site.decided(site.send()) == {"scored"}
     assert site.process.poll() is None
 

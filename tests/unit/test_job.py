@@ -64,12 +64,20 @@ class Stores:
     """Ledger and merchants; `away` are PostgreSQL's next answers."""
 
     standing: dict[str, str] = field(default_factory=lambda: {INTAKE: RUNNING, SCORING: SCORED})
+    committed: dict[int, int] = field(default_factory=dict)
+    behind: int = 1  # ranges that are not published
     away: list[DependencyDown] = field(default_factory=list)
 
     def switches(self) -> dict[str, str]:
         if self.away:
             raise self.away.pop(0)
         return dict(self.standing)
+
+    def positions(self) -> dict[int, int]:
+        return dict(self.committed)
+
+    def unpublished(self) -> tuple[int, float]:
+        return self.behind, 0.0
 
     def ensure_partitions(self) -> None:
         pass
@@ -84,6 +92,7 @@ class Spark:
 
     results: list[Taken | VigilError]
     told: list[tuple[Pins, bool]]
+    stores: Stores
 
     @property
     def sparkSession(self) -> "Spark":  # noqa: N802  # Spark's name
@@ -102,6 +111,9 @@ class Spark:
         return self
 
     def collect(self) -> list[Taken | VigilError]:
+        for one in self.results:
+            if isinstance(one, Taken):
+                self.stores.committed[one.partition] = one.until
         return list(self.results)
 
 
@@ -137,7 +149,7 @@ class Site:
         return self.told[-1]
 
     def take_of(self, results: list[Taken | VigilError]) -> None:
-        self.job.take(self.checkpoint, Spark(results, self.told), 0)  # type: ignore[arg-type]  # a fake
+        self.job.take(self.checkpoint, Spark(results, self.told, self.stores), 0)  # type: ignore[arg-type]  # a fake
 
     def codes(self, unpublished: int = 0, age_s: float = 0.0) -> list[str]:
         return [one.code for one in self.job.amiss(unpublished, age_s)]
@@ -190,6 +202,23 @@ def test_a_job_that_left_a_query_takes_no_batch_of_it_and_those_of_the_next_one(
     site.job.come_back()
     site.take()
     assert not site.job.interrupted and len(site.told) == 2
+
+
+def test_a_ledger_that_went_back_takes_no_range_with_it(site: Site) -> None:
+    site.take(Taken(0, 0, 3, Counter(scored=3)))
+    site.stores.committed[0] = 2  # PostgreSQL, and Redis with it, came back from a backup while a batch was held
+    with pytest.raises(LedgerMoved, match="stands before what this job decided"):
+        site.take()
+    assert len(site.told) == 1
+
+
+def test_a_model_whose_answers_cannot_be_used_is_said_until_one_can(site: Site) -> None:
+    site.take(Taken(0, 0, 3, Counter(unscored=3), unscored={"MODEL_FAILED": 3}))
+    assert site.codes() == ["MODEL_FAILED"] and not site.job.model_service.open
+    site.take(Taken(0, 0, 3, Counter(duplicate=3)))
+    assert site.codes() == ["MODEL_FAILED"]
+    site.take(Taken(0, 0, 3, Counter(scored=3)))
+    assert site.codes() == []
 
 
 def test_rules_only_asks_no_model_and_says_why_there_is_no_score(site: Site) -> None:
@@ -296,6 +325,17 @@ def test_what_an_earlier_run_left_behind_does_not_hold_up_the_first_batch(site: 
     site.repairs = [KAFKA]
     assert site.take(UNPUBLISHED)[1] is False
     assert site.slept == [] and site.job.sinks.open
+
+
+def test_a_long_backlog_of_unpublished_ranges_is_published_beside_the_batches(site: Site) -> None:
+    site.stores.behind = 10_000
+    assert site.take()[1] is True
+    assert site.repaired == 0 and site.job._repairing is not None
+    site.repairs = [POSTGRES]
+    site.job._repair_beside()
+    assert site.repaired == 1 and not site.job.sinks.open
+    site.take()
+    assert site.job._repair is False, "begun anew"
 
 
 def test_a_repair_that_cannot_read_postgresql_holds_the_batch(site: Site) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from feature_repo.errors import (
+    BatchTooLarge,
     DependencyDown,
     FeatureSetMismatch,
     ModelLoading,
@@ -19,7 +20,7 @@ from feature_repo.errors import (
 from feature_repo.features import NAMES, WIDTH, feature_set_id
 from serving.client import LoadedModel, Models
 from serving.wire import SCORED
-from streaming.decisions import MODEL_DOWN, NOT_UNSCORED
+from streaming.decisions import MODEL_DOWN, MODEL_FAILED, NOT_UNSCORED
 from streaming.scoring import CHALLENGER_PAUSE_S, Challenger, Pin, Pins, Scorer, pins, probe
 
 FIRST, SECOND = ("history", "amount_log"), ("new_merchant",)
@@ -172,6 +173,14 @@ def test_a_champion_that_moved_scores_the_whole_range_again_under_one_version() 
 
 
 AWAY = DependencyDown("model service", "here", "no answer")
+
+
+@pytest.mark.parametrize("error", [ModelOutputInvalid("1", "a score that is not finite"), BatchTooLarge(5, 4)])
+def test_a_champion_whose_answer_cannot_be_used_leaves_the_range_unscored(error: VigilError) -> None:
+    client = FakeClient(Models("1", None, (CHAMPION,)), error=error)
+    scores = champion(client)(X, Pin.of(CHAMPION))
+    assert set(scores.unscored.tolist()) == {MODEL_FAILED}
+    assert len(client.asked) == 1
 
 
 def test_a_silent_service_costs_a_range_one_deadline_and_not_one_for_each_chunk() -> None:
