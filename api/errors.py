@@ -1,6 +1,7 @@
 """What the query service refuses, and how every error of it becomes `application/problem+json`."""
 
 import logging
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from feature_repo.errors import (
 from feature_repo.problem import MEDIA_TYPE, encode, problem
 
 log = logging.getLogger("vigil.api")
+
+OURS = ("api.", "feature_repo.")  # modules: where a library failed says less than where it was called
 
 
 class CursorInvalid(VigilError):
@@ -382,6 +385,20 @@ def answer(request: Request, error: VigilError) -> Response:
     return response
 
 
+def _traced(error: BaseException) -> str:
+    """Types of an error and of what it came from, and the last line of ours on the way. No text: it may repeat what was
+    sent."""
+    kinds, where = [], "a library"
+    cause: BaseException | None = error
+    while cause is not None:
+        kinds.append(type(cause).__name__)
+        for frame, line in traceback.walk_tb(cause.__traceback__):
+            if frame.f_globals.get("__name__", "").startswith(OURS):
+                where = f"{frame.f_code.co_filename}:{line}"
+        cause = cause.__cause__
+    return f"{' from '.join(kinds)} at {where}"
+
+
 def install(app: FastAPI) -> None:
     """Make every error of `app` a problem: ours, FastAPI's, Starlette's and the unexpected."""
 
@@ -400,7 +417,8 @@ def install(app: FastAPI) -> None:
         allowed = (error.headers or {}).get("Allow", "")
         return answer(request, of_http(error, [name.strip() for name in allowed.split(",") if name]))
 
-    async def unexpected(request: Request, _: Exception) -> Response:
+    async def unexpected(request: Request, error: Exception) -> Response:
+        log.error("%s unexpected: %s", request.scope.get("vigil.request_id", ""), _traced(error))
         return answer(request, VigilError("an unexpected error; the log has it under this request id"))
 
     handlers: dict[Any, Any] = {

@@ -16,6 +16,9 @@ from feature_repo.features import Reason
 MAX_LIMIT = 500
 DEFAULT_LIMIT = 50
 MAX_AMOUNT = Decimal(10) ** 14  # what decisions.amount, numeric(18,4), can hold
+SCALE = Decimal("0.0001")  # its smallest step
+# Of time as Python has it: what a span would reach beyond is cut off.
+BEGINNING, END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII)
 
@@ -44,7 +47,10 @@ def printable(text: str) -> str:
 
 Moment = Annotated[datetime, BeforeValidator(moment)]
 Identifier = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(printable)]
-Amount = Annotated[Decimal, Field(ge=0, le=MAX_AMOUNT)]
+# 0e-20000 has no decimal place and passes, yet PostgreSQL takes no such exponent: all are written with SCALE's.
+Amount = Annotated[
+    Decimal, Field(ge=0, le=MAX_AMOUNT, decimal_places=4), AfterValidator(lambda amount: amount.quantize(SCALE))
+]
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
 
 
@@ -108,13 +114,17 @@ class Range(Query):
         """Event time before this."""
         return self.to if self.to is not None else self.end_time
 
+    def starting(self, since: datetime) -> Self:
+        """The same with another lower bound."""
+        return self.model_copy(update={"from_": since, "start_time": None})
+
 
 class Filters(Range):
     """What decisions are filtered by, in the list and in search."""
 
     user_id: Identifier | None = Field(None, description="payments of this user only")
-    min_amount: Amount | None = Field(None, description="amount at or above this")
-    max_amount: Amount | None = Field(None, description="amount at or below this")
+    min_amount: Amount | None = Field(None, description="amount at or above this, of four decimals at most")
+    max_amount: Amount | None = Field(None, description="amount at or below this, of four decimals at most")
     is_anomaly: bool | None = Field(None, description="only anomalies, or only the others that have a score")
     model_version: Identifier | None = Field(None, description="scored by this version of the model")
     decision: Literal["approve", "review", "reject"] | None = Field(None, description="as decided")

@@ -63,6 +63,11 @@ class Gate:
     def wants_key(self, connection: Connection) -> bool:
         return self._keys_wanted or not is_loopback((connection.get("server") or ("",))[0])
 
+    async def still_good(self, connection: Connection) -> bool:
+        """Whether the key of a request that was let in still is; one that needed none stays good."""
+        identity = connection.get("vigil.key")
+        return identity is None or await self._ring.still_good(identity)
+
     async def sign_in(self, offered: str, connection: Connection) -> Key | None:
         """The key, None where it is not good. Every try counts against the address, also a good one.
 

@@ -1,11 +1,19 @@
 """Answers that are sent while they are made."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
+
+
+async def while_good(pieces: AsyncIterator[bytes], still_good: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
+    """The pieces, up to the first one that comes when whoever reads them may no more."""
+    async for piece in pieces:
+        if not await still_good():
+            return
+        yield piece
 
 
 class Streamed(StreamingResponse):

@@ -13,7 +13,7 @@ from api.errors import CursorInvalid, ReadersBusy
 
 READERS = 64
 WAITING = 1_000  # alerts that a slow reader may be behind; then it is cut off, and comes back where it was
-HEARTBEAT_S = 15.0
+HEARTBEAT_S = 10.0  # with ring.OLD_S under a minute: the key of a quiet stream is looked at no more often
 RETRY_MS = 3_000
 
 

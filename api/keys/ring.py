@@ -80,6 +80,13 @@ class KeyRing:
         self._used[identity] = now
         return key
 
+    async def still_good(self, identity: str) -> bool:
+        """Whether a key that `find` gave is neither revoked nor expired since; False also where nobody can tell."""
+        if self._age() > FRESH_S:
+            await self.renew(FRESH_S)
+        key = self._keys.get(identity)
+        return self._age() <= OLD_S and key is not None and not key.expired(datetime.now(UTC))
+
     async def renew(self, older_than_s: float = 0.0) -> None:
         """Read the keys again where the last reading is older. What fails is logged, and tried again RETRY_S later."""
         async with self._lock:

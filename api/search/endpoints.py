@@ -12,8 +12,21 @@ from api.scopes import Scope
 from api.search.schemas import SearchFilters, SearchPage, SearchQuery
 from api.search.service import SearchService
 from api.transactions.endpoints import MEDIA_TYPES
+from feature_repo.transaction import rfc3339
 
 SOURCE = "X-Vigil-Search"  # which store was asked
+SINCE = "X-Vigil-Searched-Since"  # of PostgreSQL: nothing older was looked at
+
+FILE = {
+    "content": {name: {} for name in MEDIA_TYPES.values()},
+    "headers": {
+        SOURCE: {"description": "elasticsearch or postgresql", "schema": {"type": "string"}},
+        SINCE: {
+            "description": "of postgresql: nothing older was looked at",
+            "schema": {"type": "string", "format": "date-time"},
+        },
+    },
+}
 
 
 def router(service: SearchService) -> Router:
@@ -36,14 +49,23 @@ def router(service: SearchService) -> Router:
         "/search.{form}",
         summary="Decisions by text, as a file",
         response_class=StreamingResponse,
-        responses={200: {"content": {name: {} for name in MEDIA_TYPES.values()}}, **problems(422, 503)},
+        responses={200: FILE, **problems(422, 503)},
     )
     @needs(Scope.SEARCH)
     async def export_search(
         form: Annotated[Literal["csv", "ndjson"], Path()], query: Annotated[SearchFilters, Query()]
     ) -> StreamingResponse:
-        """All that search finds, as `GET /transactions.{form}` has what the list holds."""
-        headers = {"Content-Disposition": f'attachment; filename="search.{form}"'}
-        return StreamingResponse(await service.export(query, form), headers=headers, media_type=MEDIA_TYPES[form])
+        """All that search finds, as `GET /transactions.{form}` has what the list holds, from one store.
+
+        `X-Vigil-Search` says which: PostgreSQL where Elasticsearch does not answer at the beginning, and
+        `X-Vigil-Searched-Since` then tells from when on it was looked at, seven days unless `from` is given. Should
+        the store go away in the middle, the file is cut off: it ends without the last chunk of its encoding, which
+        clients report.
+        """
+        first, pieces = await service.export(query, form)
+        headers = {"Content-Disposition": f'attachment; filename="search.{form}"', SOURCE: first.source}
+        if first.searched_since is not None:
+            headers[SINCE] = rfc3339(first.searched_since)
+        return StreamingResponse(pieces, headers=headers, media_type=MEDIA_TYPES[form])
 
     return routes

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import anyio.to_thread
 
 from api.cursor import Cursors
-from api.filters import MAX_LIMIT
+from api.filters import BEGINNING, END, MAX_LIMIT
 from api.search.repository import Found, SearchRepository
 from api.search.schemas import SearchFilters, SearchPage, SearchQuery
 from api.search.syntax import FIELDS, Term, parse, phrase
@@ -53,10 +53,16 @@ class SearchService:
             return await anyio.to_thread.run_sync(self._indexed, wanted, query, matched, after)
         except StoreUnavailable as error:
             log.warning("search falls back to PostgreSQL: %s", error)
-            return await self._listed(wanted, query, after, exact=matched == TABLE)
+            return await self._listed(wanted, query, after, self._since(query), exact=matched == TABLE)
 
-    async def export(self, asked: SearchFilters, form: Literal["csv", "ndjson"]) -> AsyncIterator[bytes]:
-        """All that the pages hold, piece by piece. Raises as `page`, at once where it cannot begin."""
+    async def export(
+        self, asked: SearchFilters, form: Literal["csv", "ndjson"]
+    ) -> tuple[SearchPage, AsyncIterator[bytes]]:
+        """The first page, and all that the pages hold, piece by piece, of the store that had the first one.
+
+        Raises as `page`, at once where it cannot begin; later StoreUnavailable, also of Elasticsearch: a file that
+        went on in the other store would lack or repeat payments, and its headers are sent.
+        """
         query = SearchQuery.model_validate(
             {**asked.model_dump(mode="json", exclude_none=True, by_alias=True), "limit": MAX_LIMIT}
         )
@@ -70,9 +76,24 @@ class SearchService:
                 yield sheet.rows(lines) if form == "csv" else lines
                 if page.next_cursor is None:
                     return
-                page = await self.page(query.model_copy(update={"cursor": page.next_cursor}))
+                page = await self._next(query.model_copy(update={"cursor": page.next_cursor}), first.searched_since)
 
-        return pieces(first)
+        return first, pieces(first)
+
+    async def _next(self, query: SearchQuery, since: datetime | None) -> SearchPage:
+        """A later page of an export: of the table where it is read from `since` on, else of the index."""
+        assert query.cursor is not None
+        matched, *after = self._cursors.read(query.cursor, query.identity(PATH))
+        if since is not None:
+            return await self._listed(asked_for(query), query, after, since, exact=True)
+        return await anyio.to_thread.run_sync(self._indexed, asked_for(query), query, matched, after)
+
+    def _since(self, query: SearchQuery) -> datetime:
+        """From where on the table is looked at."""
+        if query.since is not None:
+            return query.since
+        until = min(self._now(), query.until or END)
+        return max(until, BEGINNING + LOOKED_BACK) - LOOKED_BACK
 
     def _indexed(
         self, wanted: list[list[Term]], query: SearchQuery, matched: str | None, after: Place | None
@@ -100,11 +121,10 @@ class SearchService:
         )
 
     async def _listed(
-        self, wanted: list[list[Term]], query: SearchQuery, after: Place | None, exact: bool
+        self, wanted: list[list[Term]], query: SearchQuery, after: Place | None, since: datetime, exact: bool
     ) -> SearchPage:
         """The same question to the table. Where a page of the index came before, payments of its last millisecond may
         be shown again: the index keeps times to the millisecond."""
-        since = query.since or self._now() - LOOKED_BACK
         asked = query.model_dump(
             mode="json", exclude={"q", "facets", "from_", "start_time", *FIELDS}, exclude_none=True
         )

@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.filters import Range
+from api.filters import BEGINNING, END, Range
 from api.transactions.schemas import UtcTime
 
 LONGEST = timedelta(days=7)
@@ -25,8 +25,8 @@ class StatsRange(Range):
     def bounds(self, now: datetime) -> tuple[datetime, datetime]:
         if self.since is None:
             until = self.until or now
-            return until - USUAL, until
-        return self.since, self.until or self.since + USUAL
+            return max(until, BEGINNING + USUAL) - USUAL, until
+        return self.since, self.until or min(self.since, END - USUAL) + USUAL
 
 
 class Count(BaseModel):

@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from api.filters import BEGINNING
 from api.postgres import Database
 from api.prepared import PreparedDatabase
 from api.transactions.render import READ, SHOWN, Rendered, Renderer
@@ -49,7 +50,6 @@ LATELY = (timedelta(seconds=10), timedelta(minutes=10), timedelta(hours=6))
 # A payment is stamped ahead of its arrival by minutes at most (VIGIL_FUTURE_TOLERANCE_S), so what arrived before a day
 # lies, by its own time, before the next.
 AHEAD = timedelta(days=1)
-BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 REVISIONS = 15  # bits of an id that tell them apart
 EXPORTED_ROWS = 2_000  # read from a cursor at a time
 
@@ -91,9 +91,10 @@ class TransactionRepository:
         newest = min(after.value, now) if after and isinstance(after.value, datetime) else now
         if filters.sort == "-event_time" and filters.user_id is None:
             for since in (newest - span for span in LATELY):
-                if filters.since is None or since > filters.since:
-                    lately = filters.model_copy(update={"since": since})
-                    page = await self._page(lately, after, earliest(since), now, words)
+                if (filters.since is None or since > filters.since) and (
+                    filters.until is None or since < filters.until
+                ):
+                    page = await self._page(filters.starting(since), after, earliest(since), now, words)
                     if page.more:
                         return page
         starts = [newest - RECENT, BEGINNING] if filters.sort == "-event_time" else [BEGINNING]

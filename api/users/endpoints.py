@@ -19,7 +19,11 @@ def router(service: UserService) -> Router:
     @routes.get("/users/{user_id:path}", summary="A user", responses=problems(404, 422, 503))
     @needs(Scope.READ)
     async def get_user(user_id: Annotated[Identifier, Path(examples=["user_789"])]) -> User:
-        """Features now, through Feast, the newest payments, and tags from what was decided and labelled."""
+        """Features now, through Feast, the newest payments, and tags from what was decided and labelled.
+
+        While the model service or its feature store is away the rest is answered all the same, and
+        `features_unavailable` says why features are null.
+        """
         return await service.get(user_id)
 
     return routes

@@ -1,6 +1,7 @@
 """Puts together what is known of a user."""
 
 import json
+import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +13,10 @@ from api.transactions.repository import TransactionRepository
 from api.transactions.schemas import Decision, ListFilters
 from api.users.repository import UserRepository
 from api.users.schemas import Tag, User
+from feature_repo.errors import DependencyDown
 from feature_repo.features import MIN_HISTORY_FOR_REASONS
+
+log = logging.getLogger("vigil.api")
 
 PAYMENTS = 20
 FLAGGED_FOR = timedelta(days=30)
@@ -36,16 +40,23 @@ class UserService:
         self._now = now
 
     async def get(self, user_id: str) -> User:
-        """Raises UserUnknown, StoreUnavailable, DependencyDown."""
+        """Raises UserUnknown, StoreUnavailable; DependencyDown where nobody else knows the user either."""
         now = self._now()
         asked = ListFilters.model_validate({"user_id": user_id, "limit": PAYMENTS})
         page = await self._payments.page(asked, None, now)
         items = [Decision(**item) for item in json.loads(b"[%s]" % page.content)]
-        features = await anyio.to_thread.run_sync(self._activity, user_id)
+        features, unavailable = None, None
+        try:
+            features = await anyio.to_thread.run_sync(self._activity, user_id)
+        except DependencyDown as error:
+            if not items:  # whether this user is unknown cannot be told
+                raise
+            log.warning("a user without features: %s", error)
+            unavailable = error.code
         if not items and features is None:
             raise UserUnknown
         tags = await anyio.to_thread.run_sync(self._tags, user_id, features, items, now)
-        return User(user_id=user_id, features=features, tags=tags, payments=items)
+        return User(user_id=user_id, features=features, features_unavailable=unavailable, tags=tags, payments=items)
 
     def _tags(self, user_id: str, features: dict[str, Any] | None, items: list[Decision], now: datetime) -> list[Tag]:
         found = {

@@ -242,6 +242,24 @@ def test_recent_days_are_enough_only_where_nothing_newer_can_lie_behind_them(
     assert ids(pages(api, "/transactions", user_id=user, limit=4, **{"from": since.isoformat()})) == newest_first(kept)
 
 
+def test_what_came_late_does_not_hide_what_came_before_it(
+    api: httpx.Client, insert: Callable[[list[Row]], None]
+) -> None:
+    """Of everybody's payments a page is first looked for among the newest by their own time, not by arrival."""
+    shop, now = f"{USER}-late", datetime.now(UTC)
+
+    def came(number: int, days: float, ago: float) -> Row:
+        arrived = now - timedelta(days=days)
+        times = {"event_time": now - timedelta(days=ago), "ingested_at": arrived, "processed_at": arrived}
+        return decision(number, user_id=f"{USER}-{number}", merchant=shop, **times)
+
+    rows = [came(23_000 + i, days=0.01, ago=5 + i) for i in range(10)]  # just now, and days late
+    rows += [came(23_100 + i, days=2 + i, ago=2 + i) for i in range(10)]  # in time
+    insert(rows)
+    for limit in (3, 7, 100):
+        assert ids(pages(api, "/transactions", merchant=shop, limit=limit)) == newest_first(rows)
+
+
 def test_a_page_does_not_show_what_a_later_revision_replaced(
     api: httpx.Client, insert: Callable[[list[Row]], None]
 ) -> None:
@@ -766,6 +784,16 @@ def test_search_asks_the_table_while_elasticsearch_is_away(
         recent = got(client.get("/search", params={"q": text, "user_id": USER}))
         assert recent["items"] == []
         assert recent["searched_since"] is not None
+        assert (
+            got(client.get("/search", params={"q": text, "user_id": USER, "to": "2001-03-05"}))["items"]
+            == page.json()["items"]
+        )
+        file = client.get("/search.ndjson", params={"q": text, "user_id": USER, **day})
+        assert (file.headers["X-Vigil-Search"], file.headers["X-Vigil-Searched-Since"][:10]) == (
+            "postgresql",
+            "2001-03-04",
+        )
+        assert [json.loads(line)["transaction_id"] for line in file.text.splitlines()] == ids(found)
 
 
 def test_ready_says_that_only_the_model_service_is_missing(api: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -98,6 +99,7 @@ BAD_QUERIES = [
     ("min_amount=Infinity", 422, "PARAMETER_INVALID"),
     ("min_amount=-1", 422, "PARAMETER_INVALID"),
     ("max_amount=1e400", 422, "PARAMETER_INVALID"),
+    ("min_amount=1e-20000", 422, "PARAMETER_INVALID"),
     (f"is_anomaly={SECRET}", 422, "PARAMETER_INVALID"),
     ("decision=accept", 422, "PARAMETER_INVALID"),
     ("outcome=lost", 422, "PARAMETER_INVALID"),
@@ -170,6 +172,11 @@ def test_search_text_outside_the_syntax_is_refused(client: httpx.Client, query: 
         "/transactions/a/b/explain",
         "/users/u/1",
         "/stats",
+        "/stats?to=0001-01-01",
+        "/stats?from=9999-12-31T12:00:00Z",
+        "/search?q=x1&to=2001-01-01",
+        "/search?q=x1&to=0001-01-01",
+        "/search.csv?q=x1&to=2001-01-01",
     ],
 )
 def test_a_store_that_is_down_is_said_so_without_its_address(client: httpx.Client, path: str) -> None:
@@ -382,14 +389,18 @@ def test_without_the_model_service_there_is_no_decision(tmp_path: Path) -> None:
 
 
 def test_an_unexpected_error_is_a_problem_without_its_text(
-    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
-        raise RuntimeError(SECRET)
+        raise RuntimeError(SECRET) from ValueError(SECRET)
 
     monkeypatch.setattr("api.transactions.repository.TransactionRepository.page", fail)
     # On a connection of its own: the server closes it after such an answer.
-    refused(get(client.base_url.join("/transactions")), 500, "INTERNAL")
+    body = refused(get(client.base_url.join("/transactions")), 500, "INTERNAL")
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "vigil.api"]
+    assert line.startswith(f"{body['request_id']} unexpected: RuntimeError from ValueError at ")
+    assert re.search(r"/api/transactions/service\.py:\d+$", line)
+    assert SECRET not in line
 
 
 def test_the_log_names_the_route_and_nobody(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
 
+from api.alerts.service import HEARTBEAT_S
 from api.app import create_app
+from api.gate import Gate
 from api.keys import ring, secret
 from api.keys.ring import KeyRing
 from api.openapi import describe
@@ -239,6 +243,56 @@ def test_uses_are_noted_together_and_survive_an_outage(clock: Clock) -> None:
     assert set(noted) == set(store.kept)
     asyncio.run(keys.flush())
     assert len(store.used) == 1
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired", "unreadable"])
+def test_a_key_in_use_stays_good_until_it_is_revoked_or_expires_or_nobody_can_tell(clock: Clock, end: str) -> None:
+    store = MemoryKeys()
+    text = store.make("read")
+    (identity,) = store.kept
+    keys = KeyRing(store, clock)
+    assert asyncio.run(keys.find(text))
+    clock.now += ring.FRESH_S + 0.1
+    assert asyncio.run(keys.still_good(identity))
+    match end:
+        case "revoked":
+            store.kept.clear()
+        case "expired":
+            past = datetime.now(UTC) - timedelta(seconds=1)
+            store.kept[identity] = replace(store.kept[identity], expires_at=past)
+        case "unreadable":
+            store.down = True
+    clock.now += ring.OLD_S + 0.1
+    assert not asyncio.run(keys.still_good(identity))
+
+
+def test_a_revoked_key_closes_the_stream_it_opened(
+    client: httpx.Client, store: MemoryKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def quiet(*_: Any) -> tuple[AsyncIterator[bytes], AsyncExitStack]:
+        async def beats() -> AsyncIterator[bytes]:
+            while True:
+                yield b": nothing new\n\n"
+                await asyncio.sleep(0.02)
+
+        return beats(), AsyncExitStack()
+
+    monkeypatch.setattr("api.alerts.service.AlertService.follow", quiet)
+    monkeypatch.setattr(ring, "FRESH_S", 0.05)
+    monkeypatch.setattr(ring, "NEW_S", 0.0)
+    text = store.make(Scope.READ)
+    with client.stream("GET", "/stream", headers=bearer(text)) as response:
+        pieces = response.iter_bytes()
+        for _ in range(10):
+            next(pieces)
+        del store.kept[text.split("_")[1]]
+        assert all(piece.startswith(b": nothing new") for piece in pieces)  # up to its end
+    assert HEARTBEAT_S + ring.OLD_S < 60
+
+
+def test_without_keys_a_stream_is_never_ended() -> None:
+    gate = Gate(KeyRing(MemoryKeys()), None, None, keys_wanted=False, max_requests=1)  # type: ignore[arg-type]
+    assert asyncio.run(gate.still_good({"vigil.actor": "api"}))
 
 
 def test_a_service_that_cannot_read_its_keys_lets_nobody_in(tmp_path: Path) -> None:
