@@ -140,6 +140,15 @@ class VersionUnknown(VigilError):
         super().__init__("the registry has no such version or alias")
 
 
+class ChampionMoved(VigilError):
+    code = "CHAMPION_MOVED"
+    family = Family.REFUSE
+    status = 409
+
+    def __init__(self) -> None:
+        super().__init__("another version decides by now than the one to go back from; look at the models again")
+
+
 class NothingOnTrial(VigilError):
     code = "NOTHING_ON_TRIAL"
     family = Family.REFUSE

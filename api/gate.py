@@ -54,11 +54,11 @@ class Gate:
             raise Busy
         if connection["method"] != "GET":
             receive = _bounded(connection, receive)
-        self._inside += 1
+        self._inside += bool(needs)  # what asks for no key must not keep out what does
         try:
             await app(connection, receive, send)
         finally:
-            self._inside -= 1
+            self._inside -= bool(needs)
 
     def wants_key(self, connection: Connection) -> bool:
         return self._keys_wanted or not is_loopback((connection.get("server") or ("",))[0])

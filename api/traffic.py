@@ -26,7 +26,9 @@ class Traffic:
         self._requests = Counter(
             "vigil_api_requests", "requests answered", ["method", "route", "status"], registry=registry
         )
-        self._seconds = Histogram("vigil_api_seconds", "time to answer", ["route"], buckets=SECONDS, registry=registry)
+        self._seconds = Histogram(
+            "vigil_api_seconds", "time until the answer began", ["route"], buckets=SECONDS, registry=registry
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -37,18 +39,20 @@ class Traffic:
         scope["vigil.headers"] = [(REQUEST_ID.lower().encode(), identity.encode())]  # and the gate's
         started = time.perf_counter()
         status = 500  # what a client sees when nothing was sent
+        answered = 0.0  # when the answer began: a stream goes on for as long as somebody reads it
         recorded = False
 
         def record() -> None:
             nonlocal recorded
             if not recorded:
                 recorded = True
-                self._record(scope, identity, status, time.perf_counter() - started)
+                now = time.perf_counter()
+                self._record(scope, identity, status, now - started, (answered or now) - started)
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], time.perf_counter()
                 message["headers"] = headers = list(message["headers"])
                 protect(headers, scope)
             elif not message.get("more_body", False):
@@ -60,11 +64,11 @@ class Traffic:
         finally:
             record()
 
-    def _record(self, scope: Scope, identity: str, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, identity: str, status: int, seconds: float, to_answer: float) -> None:
         route = getattr(scope.get("route"), "path", NO_ROUTE)
         method = scope["method"] if route != NO_ROUTE else NO_ROUTE
         self._requests.labels(method, route, status).inc()
-        self._seconds.labels(route).observe(seconds)
+        self._seconds.labels(route).observe(to_answer)
         log.info(
             json.dumps(
                 {

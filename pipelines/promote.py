@@ -183,6 +183,11 @@ def _promote(settings: Settings, versions: Versions, cursor: Cursor, request: Re
 def _rollback(settings: Settings, versions: Versions, cursor: Cursor, request: Request) -> None:
     before = _before(versions, request)
     champion, previous = before.get(CHAMPION), before.get(PREVIOUS)
+    if request.version is not None and request.version == champion:  # asked twice: back again would be the bad one
+        requests.finish(cursor, request.id, UNCHANGED, version=champion, aliases_after=before)
+        return
+    if request.version is not None and request.version != previous:
+        raise BadConfiguration(f"version {request.version} is not the previous champion by now", remedy="vigil models")
     if previous is None or champion is None or previous == champion:
         raise BadConfiguration("there is no previous champion to go back to", remedy="vigil models")
     require_sound(versions, previous)

@@ -89,8 +89,10 @@ class AlertService:
         """From the topic itself: what a reader that comes back has not seen."""
         while any(places[partition] < until[partition] for partition in places):
             events = await asyncio.to_thread(self._topic.some, places)
-            if not events:  # deleted meanwhile
-                return
+            if not events:  # deleted meanwhile, or Kafka is slow: `bounds` raises where it does not answer at all
+                first, _ = await asyncio.to_thread(self._topic.bounds)
+                if any(first[partition] > places[partition] for partition in places):
+                    return
             for event in events:
                 yield event
 

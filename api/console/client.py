@@ -31,6 +31,12 @@ class Refused(Exception):
     def code(self) -> str:
         return str(self.problem.get("code", ""))
 
+    @property
+    def passing(self) -> bool:
+        """Too many requests, or something is away: the same question may be answered later."""
+        status = int(self.problem.get("status", 500))
+        return status >= 500 or status == 429
+
 
 @dataclass(frozen=True)
 class Reader:

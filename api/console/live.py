@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
 from api.console import frame, words
 from api.console.client import Client, Reader, Refused, moment, reader, together
@@ -31,6 +31,8 @@ async def page(client: Client, who: Reader, _: str) -> tuple[str, frame.Part]:
             wide=True,
         ),
         dcc.Store(id="alerts", data=[] if isinstance(alerts, Refused) else alerts["items"]),
+        dcc.Store(id="stream-broke"),
+        dcc.Store(id="stream-again"),
         dcc.Interval(id="live-tick", interval=EVERY_MS),
     ]
 
@@ -47,6 +49,17 @@ def register(dash: Dash, client: Client) -> None:
         (servers,) = await together(client.get("/servers"))
         return amiss(servers)
 
+    @dash.callback(
+        Output("alerts", "data"),
+        Output("stream-again", "data"),
+        Input("stream-broke", "data"),
+        prevent_initial_call=True,
+    )
+    async def again(broke: int) -> tuple[Any, int]:
+        """The list as it stands now, then the stream: what came while it was refused is not missed."""
+        (alerts,) = await together(client.get("/transactions", is_anomaly="true", limit=SHOWN_ALERTS))
+        return no_update if isinstance(alerts, Refused) else alerts["items"], broke
+
     @dash.callback(Output("alerts-list", "children"), Input("alerts", "data"), prevent_initial_call=True)
     async def alerted(alerts: list[dict[str, Any]]) -> frame.Part:
         return flagged({"items": alerts}, reader())
@@ -56,6 +69,7 @@ def register(dash: Dash, client: Client) -> None:
         ClientsideFunction("vigil", "follow"),
         Output("stream-state", "children"),
         Input("stream-state", "id"),
+        Input("stream-again", "data"),
         State("alerts", "data"),
     )
 

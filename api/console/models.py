@@ -124,6 +124,8 @@ def register(dash: Dash, client: Client) -> None:
         action, version = wanted["action"], wanted.get("version", "")
         reason = (override or "").strip()
         body = {"override": reason} if action == "promote" and reason else {}
+        if wanted.get("from_version"):
+            body["from_version"] = wanted["from_version"]
         path = "/models/rollback" if action == "rollback" else f"/models/{quote(version, safe='')}/{action}"
         try:
             taken = await client.post(path, body)
@@ -146,15 +148,26 @@ def register(dash: Dash, client: Client) -> None:
         prevent_initial_call=True,
     )
     async def tick(_: int | None, request: str) -> tuple[frame.Part, Any]:
-        (found,) = await together(client.get(f"/models/requests/{request}"))
-        if pending(found):
-            return followed(found), no_update
-        shown = await page(client, reader(), f"?request={request}")  # the versions stand otherwise by now
-        return no_update, shown[1]
+        return await looked(client, reader(), request)
+
+
+async def looked(client: Client, who: Reader, request: str) -> tuple[frame.Part, Any]:
+    """The line about a request, or the whole page once it is finished: the versions stand otherwise then."""
+    (found,) = await together(client.get(f"/models/requests/{request}"))
+    if pending(found):
+        return followed(found), no_update
+    try:
+        _, content = await page(client, who, f"?request={request}")
+    except Refused as refusal:
+        return frame.trouble(refusal), no_update
+    return no_update, content
 
 
 def pending(found: Mapping[str, Any] | Refused) -> bool:
-    return not isinstance(found, Refused) and found["state"] != "finished"
+    """Whether to ask again: a refusal that may pass says nothing of the request."""
+    if isinstance(found, Refused):
+        return found.passing
+    return bool(found["state"] != "finished")
 
 
 def followed(found: Mapping[str, Any] | Refused) -> frame.Part:
@@ -305,7 +318,7 @@ def following(found: Mapping[str, Any] | None) -> frame.Part:
         return html.Div(html.P("The request is written down.", role="status"), className="card wide asked")
     what = f"{words.ACTIONS.get(found['action'], found['action'])}"
     if found["version"]:
-        what += f" of version {found['version']}"
+        what += f" {'to' if found['action'] == 'rollback' else 'of'} version {found['version']}"
     if found["state"] != "finished":
         told = f"{what}: {words.STATES[found['state']]}."
         return html.Div(

@@ -299,7 +299,21 @@ def timeline(one: Mapping[str, Any], around: Sequence[Any], who: Reader) -> list
             yaxis={"title": {"text": one["currency"]}, "type": _scale(one, others)},
         ),
         html.P(f"{told}. Click on one to open it.", className="fine"),
+        html.Details([html.Summary("The same as a list"), listed(one, others, who)], className="as-list"),
     ]
+
+
+def listed(one: Mapping[str, Any], others: Sequence[Mapping[str, Any]], who: Reader) -> frame.Part:
+    """What the timeline shows, for those who use no mouse; newest first."""
+
+    def row(item: Mapping[str, Any]) -> frame.Part:
+        told = f"{words.local(moment(item['event_time']), who.zone)} · {words.money(item['amount'], item['currency'])}"
+        told += f" · {item['merchant']}{' · flagged' if item['is_anomaly'] else ''}"
+        if item is one:
+            return html.Li(html.Strong(f"{told} · this payment"), **{"aria-current": "true"})
+        return html.Li(dcc.Link(told, href=frame.payment_path(item["transaction_id"])))
+
+    return html.Ul([row(item) for item in sorted([*others, one], key=lambda item: moment(item["event_time"]))[::-1]])
 
 
 def _scale(one: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:

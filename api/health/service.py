@@ -1,6 +1,7 @@
 """Readiness of the service: is everything it needs there, and what does not do its whole work? And all servers."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ from api.health.repository import Check
 from api.health.schemas import Degraded, Server, Servers
 from feature_repo.conditions import MEANS
 
+FRESH_S = 1.0  # anybody may ask for readiness, as often as they like
 ANSWER_S = 6.0  # for all checks together: one that hangs is a server that does not answer
 
 
@@ -23,10 +25,15 @@ class HealthService:
         self._checks = checks
         self._conditions = conditions
         self._others = others or {}
+        self._asking = asyncio.Lock()
+        self._told: tuple[float, tuple[dict[str, str], list[dict[str, Any]]]] | None = None
 
     async def readiness(self) -> tuple[dict[str, str], list[dict[str, Any]]]:
-        """State of each store and service by name, and the conditions, all asked for at the same time."""
-        return await self._asked(self._checks)
+        """State of each store and service by name, and the conditions, of FRESH_S ago at most."""
+        async with self._asking:
+            if self._told is None or time.monotonic() - self._told[0] > FRESH_S:
+                self._told = time.monotonic(), await self._asked(self._checks)
+            return self._told[1]
 
     async def servers(self) -> Servers:
         """Every server, this one included."""

@@ -8,7 +8,16 @@ from fastapi import Body, Depends, Path, Query
 
 from api.body import json_only
 from api.filters import Identifier, once
-from api.models.schemas import Accepted, Models, PromotionBody, RequestDetail, Trial, TrialRange, VersionDetail
+from api.models.schemas import (
+    Accepted,
+    Models,
+    PromotionBody,
+    RequestDetail,
+    RollbackBody,
+    Trial,
+    TrialRange,
+    VersionDetail,
+)
 from api.models.service import ModelsService
 from api.problems import problems
 from api.routes import Actor, Router, needs
@@ -48,13 +57,13 @@ def router(service: ModelsService) -> Router:
         "/rollback",
         status_code=202,
         summary="Back to the previous champion",
-        responses=problems(415, 503),
+        responses=problems(400, 409, 413, 415, 422, 503),
         dependencies=[Depends(json_only)],
     )
     @needs(Scope.PROMOTE)
-    def rollback(actor: Actor) -> Accepted:
+    def rollback(actor: Actor, body: Annotated[RollbackBody | None, Body()] = None) -> Accepted:
         """Written down for the lifecycle worker: integrity is checked, the gate is not asked."""
-        return service.rollback(actor)
+        return service.rollback(body or RollbackBody(from_version=None), actor)
 
     @routes.post(
         "/{version}/promote",

@@ -60,6 +60,20 @@ class PromotionBody(BaseModel):
     )
 
 
+class RollbackBody(BaseModel):
+    """An empty object will do."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    from_version: str | None = Field(
+        None,
+        pattern=r"^[1-9][0-9]*$",
+        max_length=19,
+        description="the champion to go back from: sent twice it is done once, and where another decides it is refused",
+        examples=["3"],
+    )
+
+
 class Accepted(BaseModel):
     """The request is written down; its URL tells what becomes of it."""
 

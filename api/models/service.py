@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from api.errors import NothingOnTrial, RequestUnknown, VersionNotLoaded, VersionUnknown
+from api.errors import ChampionMoved, NothingOnTrial, RequestUnknown, VersionNotLoaded, VersionUnknown
 from api.models.repository import RegistryRepository, RequestRepository, TrialRepository
 from api.models.schemas import (
     Accepted,
@@ -14,6 +14,7 @@ from api.models.schemas import (
     ModelVersion,
     PromotionBody,
     RequestDetail,
+    RollbackBody,
     Trial,
     VersionDetail,
 )
@@ -96,8 +97,15 @@ class ModelsService:
     def end_challenge(self, actor: str) -> Accepted:
         return self._accepted(self._requests.add("challenger", actor, self._name, {}))
 
-    def rollback(self, actor: str) -> Accepted:
-        return self._accepted(self._requests.add("rollback", actor, self._name, {}))
+    def rollback(self, body: RollbackBody, actor: str) -> Accepted:
+        """One from a named champion is written down with the version it leads to. Raises ChampionMoved."""
+        values: dict[str, str | None] = {}
+        if body.from_version is not None:
+            aliases = self._registry.aliases(self._name)
+            if aliases.get("champion") != body.from_version:
+                raise ChampionMoved
+            values = {"version": aliases.get("previous")}
+        return self._accepted(self._requests.add("rollback", actor, self._name, values))
 
     def request(self, request_id: int) -> RequestDetail:
         """Raises RequestUnknown."""

@@ -467,7 +467,7 @@ def test_two_versions_are_compared_and_one_is_promoted(browser: Browser, url: st
         shot(page, "promoted-light-laptop")
         page.get_by_role("button", name="Roll back").click()
         expect(page.get_by_role("dialog")).to_contain_text("Version 1 decides again")
-        page.get_by_role("button", name="Confirm").click()
+        page.get_by_role("button", name="Confirm").dblclick()  # a second rollback would be the way back
         expect(page.locator("#request")).to_contain_text("Version 1 decides now.")
     assert service(url, key)("/models")["aliases"]["champion"] == "1"
 

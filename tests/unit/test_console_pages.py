@@ -5,6 +5,7 @@ from datetime import UTC
 from typing import Any
 
 import pytest
+from dash import no_update
 
 from api.console import health, live, models, payment, payments
 from api.console.client import Reader, Refused, zone
@@ -148,6 +149,39 @@ def test_a_request_is_followed_to_its_end() -> None:
     assert "Refused." in refused and "0.41 against 0.47" in refused and "The gate refuses it" in refused
     moved = {**REQUEST, "outcome": "moved", "aliases_after": {"champion": "3"}, "report": None}
     assert "Version 3 decides now." in text(models.following(moved))
+
+
+class Answers:
+    """What a service says, by path; a path it does not know is refused for a moment."""
+
+    def __init__(self, **known: Any) -> None:
+        self.known = known
+
+    async def get(self, path: str, **_: Any) -> Any:
+        if path.rpartition("/")[2] not in self.known:
+            raise Refused({"code": "STORE_UNAVAILABLE", "status": 503, "detail": "PostgreSQL does not answer"})
+        return self.known[path.rpartition("/")[2]]
+
+
+def test_a_refusal_that_passes_ends_no_request() -> None:
+    told, page = asyncio.run(models.looked(Answers(), WHO, "7"))  # type: ignore[arg-type]
+    assert "PostgreSQL does not answer" in text(told) and page is no_update
+    told, page = asyncio.run(models.looked(Answers(**{"7": REQUEST}), WHO, "7"))  # type: ignore[arg-type]
+    assert "PostgreSQL does not answer" in text(told) and page is no_update  # finished, and the versions are refused
+    assert models.pending(Refused({"status": 429})) and not models.pending(Refused({"status": 404}))
+
+
+def test_every_payment_of_the_timeline_is_a_link_beside_it() -> None:
+    def paid(identity: str, minute: int, flagged: bool) -> dict[str, Any]:
+        return {"transaction_id": identity, "event_time": f"2026-11-27T12:{minute:02}:00Z", "amount": 2.5,
+                "currency": "USD", "merchant": "Shop", "is_anomaly": flagged}  # fmt: skip
+
+    one = paid("b", 2, True)
+    items = payment.listed(one, [paid("a", 1, False), paid("c", 3, True)], WHO).children
+    assert [getattr(item.children, "href", None) for item in items] == [
+        "/console/payments/c", None, "/console/payments/a",
+    ]  # fmt: skip
+    assert text(items[0]) == "27 Nov 2026, 12:03:00 · USD 2.50 · Shop · flagged"
 
 
 def test_the_champion_is_compared_with_the_newest_other_one() -> None:

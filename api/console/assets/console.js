@@ -62,8 +62,10 @@
 
   const KEPT = 12;
   const GATHER_MS = 1000;
+  const AGAIN_MS = 5000;
   let stream = null;
   let gathering = null;
+  let again = null;
   let alerts = [];
 
   const say = (text) => {
@@ -75,6 +77,7 @@
     if (stream) stream.close();
     stream = null;
     clearTimeout(gathering);
+    clearTimeout(again);
     gathering = null;
   };
   const show = () => {
@@ -96,12 +99,20 @@
     stream.addEventListener("error", () => {
       if (!document.getElementById("alerts-list")) return leave();
       say("The stream of alerts does not answer; trying again.");
+      // A refused stream is not asked for again by the browser itself. Its list comes anew before it (live.py: again).
+      if (stream.readyState === EventSource.CLOSED) again = setTimeout(comeBack, AGAIN_MS);
     });
+  };
+  const comeBack = () => {
+    if (!document.getElementById("alerts-list")) return leave();
+    again = setTimeout(comeBack, 4 * AGAIN_MS); // should nobody answer
+    window.dash_clientside.set_props("stream-broke", { data: Date.now() });
   };
 
   // ---- a dialog: keeps the focus, Escape closes it, and the focus goes back to where it was -------------
 
   let before = null;
+  let sent = false; // what is confirmed moves models, so it is sent once
   const dialog = () => document.getElementById("dialog");
   const close = () => {
     if (!dialog() || dialog().hidden) return;
@@ -111,14 +122,25 @@
   const open = () => {
     before = document.activeElement;
     dialog().hidden = false;
+    sent = document.getElementById("confirm").disabled = false;
     const first = dialog().querySelector(".field:not(.unseen) input") || document.getElementById("confirm");
     first.focus();
   };
+  // Before Dash hears of it. The second click of a double click may be meant for what the dialog now covers.
+  document.addEventListener("click", (event) => {
+    const confirm = document.getElementById("confirm");
+    if (!confirm || event.target !== confirm) return;
+    if (sent || event.detail > 1) return event.stopPropagation();
+    sent = true;
+    setTimeout(() => (confirm.disabled = true), 0); // disabled at once it would keep this click from Dash as well
+  }, true);
   document.addEventListener("keydown", (event) => {
+    // A key held down on the button that opens the dialog would press the one in it.
+    if (event.repeat && event.key === "Enter" && event.target.closest?.("button")) event.preventDefault();
     if (!dialog() || dialog().hidden) return;
     if (event.key === "Escape") return close();
     if (event.key !== "Tab") return;
-    const stops = [...dialog().querySelectorAll("input, button")].filter((one) => one.offsetParent);
+    const stops = [...dialog().querySelectorAll("input, button")].filter((one) => one.offsetParent && !one.disabled);
     const at = stops.indexOf(document.activeElement);
     if (event.shiftKey && at <= 0) {
       event.preventDefault();
@@ -150,9 +172,9 @@
           return on ? "page-link on" : "page-link";
         });
       },
-      follow(_, shown) {
+      follow(_, broke, shown) {
         follow(shown);
-        return "Waiting for the stream of alerts.";
+        return broke ? skip() : "Waiting for the stream of alerts.";
       },
       applied(apply, clear, ...rest) {
         const triggered = window.dash_clientside.callback_context.triggered.filter((one) => one.value);
@@ -186,7 +208,7 @@
         setTimeout(open, 0);
         if (pressed.prop_id.startsWith("ask-rollback")) {
           return [
-            { action: "rollback" },
+            { action: "rollback", from_version: aliases.champion },
             "Roll back?",
             `Version ${aliases.previous} decides again in place of ${champion}. The gate is not asked; the next payments carry it within seconds.`,
             "field unseen",
