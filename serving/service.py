@@ -6,6 +6,7 @@ makes the instance in a worker.
 """
 
 import logging
+import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,6 +18,9 @@ from serving.gate import Gate
 
 if TYPE_CHECKING:
     from serving.worker import Worker
+
+
+SWITCH_S = 0.0005  # by default a request that comes in while a payment is detected waits 5 ms for the interpreter
 
 
 class Application:
@@ -33,6 +37,7 @@ class Application:
         from serving.worker import Worker
 
         logging.getLogger("vigil").setLevel(logging.INFO)
+        sys.setswitchinterval(SWITCH_S)
         self.worker = Worker(self._settings, FeastStates)
         self._app = create_app(self.worker)
         self.worker.start()
