@@ -54,6 +54,15 @@ class Checks:
         self._metrics.parity(found)
         require(found)
 
+    def reconcile(self, settings: Settings, day: date) -> None:
+        """What was committed since yesterday began. Raises Unreconciled, which is then logged; DependencyDown."""
+        from pipelines.reconcile.run import check, require
+
+        done = check(settings, day - timedelta(days=1))
+        log.info("reconcile: %d offsets, %d documents, %d findings", done.offsets, done.documents, len(done.findings))
+        self._metrics.reconciled(done)
+        require(done)
+
     def drift(self, settings: Settings, day: date) -> None:
         """The champion on what was decided after its training, up to yesterday. Raises DependencyDown.
 
@@ -75,15 +84,6 @@ class Checks:
             return
         log.info("drift: version %s, %d days, %d alarms", version, len(found.days), len(found.alarms))
         self._metrics.drift(version, found)
-
-
-def reconcile(settings: Settings, day: date) -> None:
-    """What was committed since yesterday began. Raises Unreconciled, which is then logged; DependencyDown."""
-    from pipelines.reconcile.run import check, require
-
-    done = check(settings, day - timedelta(days=1))
-    log.info("reconcile: %d offsets, %d documents, %d findings", done.offsets, done.documents, len(done.findings))
-    require(done)
 
 
 def retention(settings: Settings, day: date) -> None:

@@ -36,7 +36,7 @@ def daily_jobs(metrics: LifecycleMetrics) -> tuple[DailyJob, ...]:
     """What is due at the first look of every UTC day, in this order."""
     checks = daily.Checks(metrics)
     return (
-        daily.seal, rebuild_merchants, daily.keep_states, checks.parity, daily.reconcile, checks.drift, daily.retrain,
+        daily.seal, rebuild_merchants, daily.keep_states, checks.parity, checks.reconcile, checks.drift, daily.retrain,
         daily.retention,
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 if TYPE_CHECKING:  # seconds to import
     from pipelines.drift.judge import Drift
     from pipelines.parity.run import Parity
+    from pipelines.reconcile.findings import Reconciled
 
 DONE, WAITS, FAILED = "done", "waits", "failed"  # what becomes of a daily job
 
@@ -34,6 +35,7 @@ class LifecycleMetrics:
         self._mismatched = counter("parity_mismatched", "of them, those whose features came out otherwise")
         self._unchecked = counter("parity_unchecked", "sampled decisions that could not be recomputed")
         self._mismatch_rate = gauge("parity_mismatch_rate", "mismatched over checked, of the last check")
+        self._findings = gauge("reconcile_findings", "of the last look, by what the stores disagree about", "code")
         self._alarm = gauge("drift_alarm", "1 where the newest judged day has an alarm", "model_version")
         self._alert_rate = gauge("drift_alert_rate", "share of alerts on the newest judged day", "model_version")
         self._score_psi = gauge(
@@ -62,6 +64,11 @@ class LifecycleMetrics:
         self._unchecked.inc(sum(found.unchecked.values()))
         if found.mismatch_rate is not None:
             self._mismatch_rate.set(found.mismatch_rate)
+
+    def reconciled(self, done: "Reconciled") -> None:
+        self._findings.clear()
+        for finding in done.findings:
+            self._findings.labels(finding.code).set(finding.count)
 
     def drift(self, version: str, found: "Drift") -> None:
         """Of the champion: another version's numbers go. Nothing changes where no day could be judged."""

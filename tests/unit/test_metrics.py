@@ -16,6 +16,7 @@ from pipelines.drift.judge import ALERT_RATE, SCORE, Alarm, Day, Drift, Reading
 from pipelines.metrics import DONE, FAILED, LifecycleMetrics
 from pipelines.parity.recompute import Logged, Mismatch
 from pipelines.parity.run import NOT_RETAINED, Parity
+from pipelines.reconcile.findings import Finding, Reconciled
 from streaming.metrics import StreamMetrics
 from streaming.partition import Taken
 from streaming.watch import Span
@@ -106,6 +107,19 @@ def test_parity_that_checked_nothing_shows_no_rate(registry: CollectorRegistry) 
     metrics.parity(Parity(10, []))
     assert value("vigil_parity_mismatched_total") == 1
     assert value("vigil_parity_mismatch_rate") == 0
+
+
+def test_findings_stand_until_the_next_look(registry: CollectorRegistry) -> None:
+    metrics = LifecycleMetrics(registry)
+
+    def found(code: str) -> float | None:
+        return registry.get_sample_value("vigil_reconcile_findings", {"code": code})
+
+    finding = Finding("OUTCOME_MISSING", "PostgreSQL", "3 records", "restore", 3)
+    metrics.reconciled(Reconciled("transactions", findings=[finding]))
+    assert found("OUTCOME_MISSING") == 3
+    metrics.reconciled(Reconciled("transactions"))
+    assert found("OUTCOME_MISSING") is None
 
 
 def test_a_failed_job_has_no_time_of_success(registry: CollectorRegistry) -> None:
