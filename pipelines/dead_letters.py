@@ -246,10 +246,15 @@ def _produced(settings: Settings, ready: Sequence[tuple[DeadLetter, str, int]]) 
 
     for letter, user, partition in ready:
         origin = letter.coordinates
-        producer.produce(
-            settings.topic, letter.payload, user.encode(), partition, on_delivery=delivered(origin),
-            headers={ORIGIN_HEADER: origin},
-        )  # fmt: skip
+        while True:
+            try:
+                producer.produce(
+                    settings.topic, letter.payload, user.encode(), partition, on_delivery=delivered(origin),
+                    headers={ORIGIN_HEADER: origin},
+                )  # fmt: skip
+                break
+            except BufferError:  # it holds as much as it may: some are given up, if not taken, after ANSWER_S
+                producer.poll(0.1)
     left = producer.flush(ANSWER_S + 5)
     if failed or left:
         cause = failed[0] if failed else "no answer in time"

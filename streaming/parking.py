@@ -58,7 +58,7 @@ class Parking:
             try:
                 self._write(list(rows.values()))
                 break
-            except psycopg2.OperationalError as error:
+            except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
                 self._drop()
                 log.warning("refused documents wait for PostgreSQL: %s", str(error).strip().split("\n")[0])
                 if self._stop.wait(PAUSE_S):

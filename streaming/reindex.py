@@ -13,6 +13,7 @@ import psycopg2
 import psycopg2.extensions
 
 from feature_repo.errors import StoreUnavailable
+from feature_repo.postgres import LIVENESS
 from feature_repo.settings import Settings
 from streaming import bulk
 from streaming.indexer import Counts
@@ -47,7 +48,7 @@ def run(settings: Settings, stop: threading.Event, progress: Callable[[int], Non
     """
     counts = Counts()
     try:
-        with closing(psycopg2.connect(settings.postgres_dsn, connect_timeout=5)) as connection:
+        with closing(psycopg2.connect(settings.postgres_dsn, connect_timeout=5, **LIVENESS)) as connection:
             started = _now(connection)
             with SearchWriter(settings, stop) as search, Parking(settings, stop) as parking:
                 for entries in _bulks(connection):
