@@ -707,7 +707,7 @@ def test_a_backfill_that_is_killed_is_gone_on_with_and_everything_is_published(s
     killed = subprocess.run([sys.executable, "-c", KILLED, where], env=environment_of(silent), check=False)
     assert killed.returncode == -9
     (*_, (revision, _, _, some)) = revisions(silent)
-    assert revision == 2 and some == 4
+    assert revision == 2 and (some == 4 if where == "scoring" else 4 < some < 19)  # one lot, or all of a range
     publisher = FakePublisher()
     done = backfill(silent, publisher=publisher)
     assert done.scored == 19 - some and done.republished == 1
