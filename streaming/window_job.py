@@ -7,7 +7,7 @@ windows are counted anew from what topic `decisions` still holds, and none that 
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.errors import DependencyDown, WindowsStopped
@@ -37,6 +37,10 @@ QUERIES: dict[str, tuple[Callable[["DataFrame"], "DataFrame"], str]] = {
 }
 
 
+class Interrupted(Exception):
+    """The query is about to be stopped: nothing of the batch is written, and the next run takes it."""
+
+
 class Counting:
     """One query: its batches into the store, its progress beside them."""
 
@@ -46,6 +50,8 @@ class Counting:
         self._stop = stop
         self._batches, self._progress = WindowStore(settings.postgres_dsn), WindowStore(settings.postgres_dsn)
         self._noted = -1
+        self._busy = Lock()  # held while a batch is written
+        self._leaving = False
         self.checkpoint = settings.home / CHECKPOINT / name
 
     def start(self, spark: "SparkSession", topic: str, *, until_caught_up: bool) -> None:
@@ -69,15 +75,18 @@ class Counting:
 
     def _take(self, batch: "DataFrame", number: int) -> None:
         """Write one batch; holds it, never skips it, while PostgreSQL does not answer."""
-        rows = batch.toArrow()
-        while True:
-            try:
-                self._batches.write(rows)
-                return
-            except DependencyDown as error:
-                log.warning("batch %d of %s holds for %.0f s: %s", number, self.name, PAUSE_S, error)
-                if self._stop.wait(PAUSE_S):
-                    raise
+        with self._busy:
+            if self._leaving:
+                raise Interrupted
+            rows = batch.toArrow()
+            while True:
+                try:
+                    self._batches.write(rows)
+                    return
+                except DependencyDown as error:
+                    log.warning("batch %d of %s holds for %.0f s: %s", number, self.name, PAUSE_S, error)
+                    if self._stop.wait(PAUSE_S):
+                        raise
 
     def look(self) -> bool:
         """Note the batches finished since the last look; whether the query runs. Raises WindowsStopped."""
@@ -106,6 +115,9 @@ class Counting:
         )
 
     def end(self) -> None:
+        """Wait for the batch under way first: to stop a query whose batch waits for us is to wait for each other."""
+        with self._busy:
+            self._leaving = True
         self._query.stop()
 
 
@@ -135,6 +147,7 @@ def count(
             if not any(running) or stop.wait(POLL_S):
                 return
     finally:
+        stop.set()  # also where it is another query that failed: a batch that holds would be waited for without end
         for one in counting:
             one.end()
 

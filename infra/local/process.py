@@ -20,27 +20,31 @@ import psutil
 from infra.local.account import Account
 
 MARK = "VIGIL_SUPERVISED_BY"
-START_TOLERANCE_S = 1.5  # psutil derives start times from the boot time, which drifts with clock steps
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One process, not to be confused with a later one of the same pid. `started` is Unix seconds."""
+    """One process, not to be confused with a later one of the same pid.
+
+    `started` counts the kernel's ticks since the boot: the time of day may be set anew under a running process, as when
+    a virtual machine goes on after a pause.
+    """
 
     pid: int
-    started: float
+    started: int
 
     @classmethod
     def of(cls, pid: int) -> "Identity | None":
         try:
-            return cls(pid, psutil.Process(pid).create_time())
-        except psutil.Error:
+            _, _, told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")  # the name before it may hold anything
+            return cls(pid, int(told.split()[19]))
+        except OSError:
             return None
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> "Identity | None":
         try:
-            return cls(int(record["pid"]), float(record["started"]))
+            return cls(int(record["pid"]), int(record["started"]))
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -51,7 +55,7 @@ class Identity:
         """The live process, or None where it ended, is a zombie or the pid is someone else's now."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < START_TOLERANCE_S
+            same = Identity.of(self.pid) == self
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.Error:
             return None

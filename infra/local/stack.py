@@ -275,9 +275,9 @@ class Stack:
     def _await_end(self, supervisor: psutil.Process, running: Iterable[str], progress: Progress) -> None:
         """Until the supervisor ended, or long enough that killing it is all that is left."""
         deadline = time.monotonic() + DOWN_TIMEOUT_S
-        identity = Identity(supervisor.pid, supervisor.create_time())
+        identity = Identity.of(supervisor.pid)
         left = set(running)
-        while identity.process() is not None and time.monotonic() < deadline:
+        while identity is not None and identity.process() is not None and time.monotonic() < deadline:
             for name in sorted(left):
                 if self.files.state()["services"][name]["state"] in (State.DOWN, State.FAILED):
                     left.discard(name)
@@ -286,7 +286,7 @@ class Stack:
         for name in sorted(left):
             progress(name, State.DOWN, "")
         with contextlib.suppress(psutil.Error):
-            if identity.process() is not None:
+            if identity is not None and identity.process() is not None:
                 supervisor.kill()
         if self._child is not None:
             self._child.wait()  # where this very process started it, nobody else buries it
