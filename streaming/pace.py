@@ -40,18 +40,15 @@ class Pace:
         self._sums = np.zeros(5)
         self._changed = -math.inf
         self._full = False
-        self._warming = WARMING
-        self._counted = 0
-        self._measured = False  # at another bound, too
+        self._taken = 0  # batches under this bound
 
     def batch(self, records: int, seconds: float) -> None:
         """A batch was taken."""
         if not records:
             return
-        if self._warming:
-            self._warming -= 1
+        self._taken += 1
+        if self._taken <= WARMING:
             return
-        self._counted += 1
         self._sums = MEMORY * self._sums + _sums(records, seconds)
         self._full = records >= FULL * self.cap
 
@@ -79,14 +76,14 @@ class Pace:
         holds is known from the second size on.
         """
         a, b = self.cost()
-        if self._counted < ENOUGH or now - self._changed < SETTLE_S:
+        if not b or self._taken < WARMING + ENOUGH or now - self._changed < SETTLE_S:
             return False
-        wanted = round(max(self._target_s - a, a if self._measured else 0.0) / b)
+        measured = math.isfinite(self._changed)  # under another bound, too
+        wanted = round(max(self._target_s - a, a if measured else 0.0) / b)
         wanted = min(max(wanted, LEAST, round(self.cap / STEP)), self._most, round(self.cap * STEP))
         if not self._full or 1 / WORTH_IT < wanted / self.cap < WORTH_IT:
             return False
         w, n, _, s, _ = self._sums.tolist()
         self._other, self._sums = _sums(n / w, s / w), np.zeros(5)
-        self.cap, self._changed, self._full, self._warming = wanted, now, False, WARMING
-        self._counted, self._measured = 0, True
+        self.cap, self._changed, self._full, self._taken = wanted, now, False, 0
         return True
